@@ -1,0 +1,1 @@
+"""Tokenizers, the data contract and streams of packed training windows."""

@@ -1,0 +1,1 @@
+"""A minimal transformer, its positional encodings, generation and low-rank updates."""

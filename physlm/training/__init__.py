@@ -1,0 +1,1 @@
+"""Training recipes, the loop, low-rank updates and checkpoints."""

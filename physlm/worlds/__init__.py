@@ -1,0 +1,1 @@
+"""Synthetic worlds: every fact is known, every answer can be judged."""
