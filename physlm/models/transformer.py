@@ -93,7 +93,7 @@ def parameter_count(config: TransformerConfig) -> int:
     """Number of parameters, in closed form (the tied embedding counted once).
 
     >>> parameter_count(TransformerConfig(vocab_size=50_257, context=512, layers=12, heads=12, width=768))
-    124046592
+    123653376
     """
     width, hidden = config.width, config.mlp_width
     attention = 3 * width * width + 3 * width + width * width + width
@@ -136,6 +136,13 @@ class Cache:
         self.storage[layer, 1, :, :, self.length : end] = values
         return self.storage[layer, 0, :, :, :end], self.storage[layer, 1, :, :, :end]
 
+    def keep(self, rows: Int[Tensor, " rows"]) -> None:
+        """Forget all rows of the batch but `rows`, which become rows 0, 1, ….
+
+        Call it between passes; `rows` are indices into the batch as it is now.
+        """
+        self.storage = self.storage[:, :, rows]
+
 
 @dataclass(frozen=True)
 class Read:
@@ -153,6 +160,8 @@ class Read:
 
 class Attention(nn.Module):
     """Multi-head attention with biases."""
+
+    position: PositionalEncoding
 
     def __init__(self, config: TransformerConfig, layer: int, position: PositionalEncoding) -> None:
         super().__init__()
@@ -286,21 +295,19 @@ class Transformer(nn.Module):
 
         Args:
             tokens: token ids.
-            documents: document number of every token; attention then stays within a document.
+            documents: document number of every token; attention then stays within a document. Not with a cache.
             cache: keys and values of earlier tokens; these tokens are read as their continuation.
             capture: collects named hidden states.
 
         Raises:
-            ValueError: if learned positions would be read beyond the context.
+            ValueError: if learned positions would be read beyond the context, or `documents` come with a cache.
         """
         capture = capture or Capture()
+        if cache is not None and documents is not None:
+            raise ValueError("a cache holds one document per row, got `documents` as well; leave one of them out")
         start = cache.length if cache is not None else 0
         end = start + tokens.shape[1]
-        if end > self.config.context and self.config.position.name == "learned":
-            raise ValueError(
-                f"learned positions are defined for {self.config.context} tokens, got {end}; "
-                "train with a longer context or use rotary positions"
-            )
+        self.position.reserve(end)
         key_positions = torch.arange(end, device=tokens.device)
         positions = key_positions[start:]
         score = self.position.score(positions, key_positions)

@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +28,19 @@ Objective = Callable[[Transformer, Batch], Tensor]
 _DENSE_SHARE = 0.9
 
 
+def objective_identity(objective: Objective) -> dict[str, Any]:
+    """What tells objectives apart, as JSON: the name, and the fields if it is a dataclass.
+
+    Two functions of one name count as the same; whoever needs parameters makes a dataclass.
+    """
+    if is_dataclass(objective) and not isinstance(objective, type):
+        return {"name": type(objective).__qualname__, **asdict(objective)}
+    return {"name": getattr(objective, "__qualname__", type(objective).__qualname__)}
+
+
 def _to_device(array: NDArray[np.integer], model: Transformer) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
-    device = model.embed.weight.device
+    device = model.final_norm.weight.device  # reading the embedding's would compute its low-rank update
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
@@ -39,12 +50,22 @@ def _loss(
     targets: NDArray[np.integer],
     documents: NDArray[np.integer] | None,
 ) -> Tensor:
-    """Mean cross-entropy of `targets` that are not `IGNORE`, all arrays `[rows, length]`."""
+    """Mean cross-entropy of `targets` that are not `IGNORE`, all arrays `[rows, length]`.
+
+    Raises:
+        ValueError: if none are.
+    """
     predicted = targets != IGNORE
+    share = predicted.mean()
+    if share == 0:
+        raise ValueError(
+            f"a batch must have a token to predict, got none among {targets.size}: "
+            "check the roles that bear loss, or use larger batches"
+        )
     hidden = model.hidden(
         _to_device(inputs, model), documents=None if documents is None else _to_device(documents, model)
     ).flatten(0, 1)
-    if predicted.mean() < _DENSE_SHARE:
+    if share < _DENSE_SHARE:
         hidden = hidden[_to_device(np.flatnonzero(predicted), model)]
         targets = targets[predicted]
     logits = model.head(hidden).float()

@@ -43,20 +43,19 @@ class Recipe:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be ≥ 1, got {self.steps}")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps must be an integer ≥ 1, got {self.steps}")
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(f"warmup_steps must be in [0, steps = {self.steps}), got {self.warmup_steps}")
-        if self.learning_rate <= 0 or self.clip <= 0 or self.eps <= 0:
-            raise ValueError(
-                f"learning_rate, clip and eps must be > 0, got {self.learning_rate}, {self.clip} and {self.eps}"
-            )
+        for name in ("learning_rate", "clip", "eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
         if not 0 <= self.final_fraction <= 1:
             raise ValueError(f"final_fraction must be in [0, 1], got {self.final_fraction}")
-        if self.weight_decay < 0 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(
-                f"weight_decay must be ≥ 0 and betas in [0, 1), got {self.weight_decay} and {self.betas}"
-            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be ≥ 0 and finite, got {self.weight_decay}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be one of {get_args(Schedule)}, got {self.schedule!r}")
         if self.precision not in get_args(Precision):
@@ -99,7 +98,8 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         capable = torch.cuda.is_bf16_supported(including_emulation=False)
         if precision == "bfloat16" and not capable:
-            raise ValueError(f"precision 'bfloat16' needs a GPU with bfloat16, got {torch.cuda.get_device_name(device)}")
+            name = torch.cuda.get_device_name(device)
+            raise ValueError(f"precision 'bfloat16' needs a GPU with bfloat16, got {name}; use 'auto' or 'float32'")
     else:
         instructions = torch.cpu.get_capabilities()
         capable = bool(instructions.get("avx512_bf16") or instructions.get("amx_bf16"))

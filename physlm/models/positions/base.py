@@ -2,7 +2,8 @@
 
 - It may act in three places only: on the embeddings (`embed`), on queries and keys (`rotate`), or as an
   additive attention score (`score`), which may also stand in for the content score (`replaces_content`).
-- Each of the three defaults to doing nothing, so an encoding overrides the one it needs.
+- Each of the three defaults to doing nothing, so an encoding overrides the one it needs. One that is limited in
+  length, or keeps a table, says so in `reserve`.
 - Positions are explicit integers, so decoding with a cache is the same code as a full forward pass.
 
 Shape legend: B batch, T queries, S keys, H heads, D head width, W model width.
@@ -22,6 +23,14 @@ class PositionalEncoding(nn.Module):
 
     replaces_content: ClassVar[bool] = False
     """Whether `score` is used instead of the query-key product."""
+
+    def reserve(self, length: int) -> None:
+        """Get ready for positions below `length`; called at the start of every forward pass.
+
+        Raises:
+            ValueError: if the encoding is not defined there.
+        """
+        del length
 
     def embed(self, residual: Tensor, positions: Tensor) -> Tensor:
         """Change the embeddings, `[B, T, W]`, at integer `positions`, `[T]`."""

@@ -28,6 +28,14 @@ class LearnedEncoding(PositionalEncoding):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(context, width))
 
+    def reserve(self, length: int) -> None:
+        """Check that positions below `length` are in the table."""
+        if length > len(self.table):
+            raise ValueError(
+                f"learned positions are defined for {len(self.table)} tokens, got {length}; "
+                "train with a longer context or use rotary positions"
+            )
+
     def embed(self, residual: Tensor, positions: Tensor) -> Tensor:
         """Add the vector of each position, `[T, W]`, to the embeddings, `[B, T, W]`."""
         return residual + self.table[positions]

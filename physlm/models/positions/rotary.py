@@ -48,25 +48,30 @@ class Rotary(PositionConfig):
 class RotaryEncoding(PositionalEncoding):
     """Turns the pairs `(x[i], x[i + rotated / 2])` of the first `rotated` dimensions of every head."""
 
+    cosines: Tensor
+    sines: Tensor
+
     def __init__(self, rotated: int, base: float, context: int) -> None:
         super().__init__()
         self.rotated = rotated
         self.base = base
-        self._set_table(context)
+        self._set_table(context, torch.device("cpu"))
 
-    def _set_table(self, length: int) -> None:
+    def _set_table(self, length: int, device: torch.device) -> None:
         """Precompute cosines and signed sines of all positions below `length`, each `[length, rotated]`."""
         half = torch.arange(0, self.rotated, 2, dtype=torch.float64) / self.rotated
         angles = torch.arange(length, dtype=torch.float64)[:, None] * self.base**-half
         cosines, sines = angles.cos(), angles.sin()
-        device = self.cosines.device if hasattr(self, "cosines") else None
         self.register_buffer("cosines", torch.cat([cosines, cosines], 1).float().to(device), persistent=False)
         self.register_buffer("sines", torch.cat([-sines, sines], 1).float().to(device), persistent=False)
 
+    def reserve(self, length: int) -> None:
+        """Grow the table, by doubling, to hold positions below `length`."""
+        if length > len(self.cosines):
+            self._set_table(2 * length, self.cosines.device)
+
     def rotate(self, vectors: Tensor, positions: Tensor) -> Tensor:
-        """Turn `[..., T, D]` by the angles of `positions`, `[T]`."""
-        if len(positions) > len(self.cosines):
-            self._set_table(2 * len(positions))
+        """Turn `[..., T, D]` by the angles of `positions`, `[T]`, which `reserve` has made room for."""
         cosines, sines = self.cosines[positions].to(vectors.dtype), self.sines[positions].to(vectors.dtype)
         turned, kept = vectors[..., : self.rotated], vectors[..., self.rotated :]
         swapped = turned.roll(self.rotated // 2, dims=-1)

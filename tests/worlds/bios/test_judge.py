@@ -39,10 +39,11 @@ def true_texts(world: BiographyWorld, person: Person) -> set[str]:
     for order in permutations(world.config.attributes):
         for chosen in product(range(2), repeat=len(order)):
             subjects = [person.name] + [person.name if fullname else person.pronoun] * (len(order) - 1)
+            known = [sentences[attribute][c] for attribute, c in zip(order, chosen, strict=True)]
             texts.add(
                 "".join(
-                    f" {subject}{sentences[attribute][c].before} {person.facts[attribute]}{sentences[attribute][c].after}"
-                    for subject, attribute, c in zip(subjects, order, chosen, strict=True)
+                    f" {subject}{before} {person.facts[attribute]}{after}"
+                    for subject, attribute, (before, after) in zip(subjects, order, known, strict=True)
                 )
             )
     return texts
@@ -54,20 +55,22 @@ def mutated(draw, world: BiographyWorld, split: str):
     index = st.integers(0, world.size(split) - 1)
     sample, other = world[split, draw(index)], world[split, draw(index)]
     tokens = sample.tokens.tolist()
+    token = st.integers(0, world.vocab_size - 1)
     for _ in range(draw(st.integers(1, 3))):
-        place = st.integers(0, max(len(tokens) - 1, 0))
+        # Both ends are favoured, where a judge that stops early would not look.
+        place = st.one_of(st.integers(0, len(tokens)), st.sampled_from([0, max(len(tokens) - 1, 0), len(tokens)]))
         i, j = sorted((draw(place), draw(place)))
         match draw(st.sampled_from(["replace", "swap", "drop", "repeat", "insert", "graft", "cut", "take"])):
             case "replace":
-                tokens[i : i + 1] = [draw(st.integers(0, world.vocab_size - 1))]
-            case "swap" if tokens:
+                tokens[i : i + 1] = [draw(token)]
+            case "swap" if j < len(tokens):
                 tokens[i], tokens[j] = tokens[j], tokens[i]
             case "drop":
                 del tokens[i : j + 1]
             case "repeat":
                 tokens[j:j] = tokens[i:j]
             case "insert":
-                tokens[i:i] = [draw(st.integers(0, world.vocab_size - 1))]
+                tokens[i:i] = [draw(token)]
             case "graft":
                 tokens[i : j + 1] = other.tokens[i : j + 1].tolist()
             case "cut":
@@ -112,14 +115,14 @@ def assert_judged_rightly(world, truth, tokens, valid):
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=["pronoun", "fullname"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_no_mutated_biography_is_accepted_unless_it_is_true(world, data):
     truth, tokens = data.draw(mutated(world, "biographies"))
     assert_judged_rightly(world, truth, tokens, true_texts(world, truth))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_no_mutated_question_is_accepted_unless_it_is_true(data):
     world = WORLDS[0]
@@ -145,14 +148,13 @@ def test_the_biography_of_someone_else_is_false():
 
 
 def test_celebrities_are_judged_by_their_own_variant():
-    world = BiographyWorld(
-        BiographyConfig(seed=1, people=5, celebrities=5, variant="single", celebrity_variant="multi2+fullname")
-    )
+    config = {"seed": 1, "people": 5, "celebrities": 5}
+    world = BiographyWorld(BiographyConfig(variant="single", celebrity_variant="multi2+fullname", **config))
+    swapped = BiographyWorld(BiographyConfig(variant="single+fullname", celebrity_variant="multi2", **config))
     for split in ("biographies", "celebrity_biographies"):
         sample = world[split, 0]
         assert world.check(sample.truth, sample.tokens)
-        other_subjects = world.person(sample.truth.id).pronoun
-        assert other_subjects in ("He", "She", "They")
+        assert "the subject is" in swapped.check(sample.truth, sample.tokens).reason
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_truths_read_well():
 
 
 def test_too_many_people_for_the_names():
-    with pytest.raises(ValueError, match="at most 60, the number of different full names.*got 59 \\+ 2"):
+    with pytest.raises(ValueError, match=r"at most 60, the number of different full names.*got 59 \+ 2"):
         BiographyConfig(seed=0, people=59, celebrities=2, pools=PoolSizes(first=3, middle=4, last=5))
 
 

@@ -2,11 +2,12 @@ import pickle
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from physlm.data.contract import World, hash_samples, leakage
+from physlm.data.contract import World, leakage
 from physlm.data.tokenizers import BytePairTokenizer, WordTokenizer
 from physlm.worlds.bios import (
     MARKS,
@@ -90,7 +91,7 @@ def test_some_marks_are_the_same_as_all_marks(world):
         only = world.render("biographies", indices, marks=(mark,))
         assert set(only.marks) == {mark}
         assert np.array_equal(only.marks[mark], everything.marks[mark])
-    with pytest.raises(ValueError, match="marks must be among role, .* got 'colour'"):
+    with pytest.raises(ValueError, match=r"marks must be among role, .* got 'colour'"):
         world.render("biographies", indices, marks=("colour",))
 
 
@@ -180,7 +181,7 @@ def test_tokens_are_those_of_the_text(either_world):
 def runs(mark: np.ndarray) -> list[slice]:
     """Where neighbouring tokens have the same mark."""
     edges = [0, *(np.flatnonzero(np.diff(mark)) + 1).tolist(), len(mark)]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def test_marks_of_biographies_agree_with_the_text(either_world):
@@ -305,11 +306,11 @@ def test_a_vocabulary_with_holes_is_refused():
 
 
 def test_wrong_splits_and_indices(world):
-    with pytest.raises(ValueError, match="split must be one of biographies, .* got 'train'"):
+    with pytest.raises(ValueError, match=r"split must be one of biographies, .* got 'train'"):
         world.size("train")
-    with pytest.raises(ValueError, match="split must be one of questions_train, .* got 'biographies'"):
+    with pytest.raises(ValueError, match=r"split must be one of questions_train, .* got 'biographies'"):
         world.prompts("biographies", np.arange(2))
-    with pytest.raises(IndexError, match="indices of 'biographies' must be in 0..201, got 202"):
+    with pytest.raises(IndexError, match=r"indices of 'biographies' must be in 0..201, got 202"):
         world["biographies", 202]
     with pytest.raises(IndexError, match="got -1"):
         world["biographies", -1]
@@ -326,8 +327,6 @@ def test_sample_texts_are_biographies():
     assert len(sample_texts(REDUCED, 10_000)) == 400
 
 
-def test_golden_fingerprint_of_the_data(world):
-    """Changes here mean that every recorded result is about another world: change it knowingly."""
-    digests = {split: hash_samples(world.render(split, np.arange(64))) for split in world.splits}
-    again = {split: hash_samples(BiographyWorld(SMALL).render(split, np.arange(64))) for split in world.splits}
-    assert digests == again
+def test_golden_fingerprint(world):
+    """A change here means that every recorded result is about another world: make it knowingly."""
+    assert world.fingerprint() == "31293b1ed2dc7530532992cbf3c07b05"

@@ -1,0 +1,1 @@
+"""Speed and memory beside a public peer, in the same run: `python -m benchmarks`."""

@@ -1,0 +1,138 @@
+"""Training: whole steps of our loop beside a plain PyTorch loop around GPT-2 of `transformers`.
+
+A step is: the next packed batch to tensors, forward, loss, backward, clip, AdamW. Both models have the shape of the
+`cpu` preset of `experiments.bio_qa` and take the same batches, fused AdamW and precision; ours turns queries and keys
+(rotary positions), the peer adds learned positions, which is less work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.gpt2 import DEFAULT_GELU, NAME, gpt2_like
+from benchmarks.harness import THREADS, Result, Settings, race
+from experiments._biography_presets import PRESETS
+from physlm.data.streams import IGNORE, PackedStream, Source
+from physlm.models.transformer import Transformer, TransformerConfig, parameter_count
+from physlm.randomness import Key
+from physlm.training.loop import train
+from physlm.training.recipe import Precision, Recipe, choose_precision
+from physlm.worlds.bios import BiographyWorld
+
+STEPS = 40
+LEARNING_RATE = 1e-3
+CPU = torch.device("cpu")
+
+
+def our_loop(config: TransformerConfig, stream: PackedStream, recipe: Recipe) -> Callable[[], object]:
+    """`recipe.steps` steps of `physlm.training.loop.train`, going on with model and stream at every call."""
+    model = Transformer(config, seed=0)
+    return lambda: train(model, stream, recipe, log_every=recipe.steps)
+
+
+def peer_loop(model: Any, stream: PackedStream, recipe: Recipe) -> Callable[[], object]:
+    """The same steps as one writes them by hand."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    is_bfloat16 = choose_precision(recipe.precision, CPU) == torch.bfloat16
+
+    def steps() -> None:
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, fused=True)
+        model.train()
+        for step in range(recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(step)
+            batch = stream.next_batch()
+            inputs, targets = torch.from_numpy(batch.inputs), torch.from_numpy(batch.targets)
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16):
+                logits = model(input_ids=inputs, use_cache=False).logits
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip, foreach=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return steps
+
+
+def run(settings: Settings) -> Result:
+    """Measure."""
+    torch.set_num_threads(THREADS)
+    preset = PRESETS["smoke" if settings.quick else "cpu"]
+    steps = 3 if settings.quick else STEPS
+    world = BiographyWorld(preset.world.config(0, variant="multi5+permute"))
+    config = preset.model.config(world.vocab_size)
+
+    def stream() -> PackedStream:
+        source = Source(world, "biographies")
+        return PackedStream([source], context=config.context, batch_size=preset.batch_size, key=Key.of("benchmark"))
+
+    precisions: list[Precision] = ["float32"]
+    has_bfloat16 = choose_precision("auto", CPU) == torch.bfloat16
+    if has_bfloat16:
+        precisions.append("auto")
+    loops: dict[str, Callable[[], object]] = {}
+    recipe = Recipe(steps=steps, learning_rate=LEARNING_RATE, precision="float32")
+    for precision in precisions:
+        torch.manual_seed(0)
+        peer = gpt2_like(config, eos=world.eos, pad=world.pad)
+        loops[f"ours {precision}"] = our_loop(config, stream(), replace(recipe, precision=precision))
+        loops[f"peer {precision}"] = peer_loop(peer, stream(), replace(recipe, precision=precision))
+    torch.manual_seed(0)
+    untuned = gpt2_like(config, eos=world.eos, pad=world.pad, activation=DEFAULT_GELU)
+    loops["untuned peer"] = peer_loop(untuned, stream(), replace(recipe, precision="float32"))
+    result = race(loops, settings.repetitions)
+
+    tokens = steps * preset.batch_size * config.context
+    auto: dict[str, Any] | None = None
+    as_it_comes = {
+        "value": result.rate("untuned peer", tokens),
+        "ratio": result.ratio("ours float32", "untuned peer"),
+    }
+    rows: list[tuple[str, float, float | None]] = [("the peer with its default GELU", as_it_comes["value"], None)]
+    if has_bfloat16:
+        auto = {
+            "precision": "bfloat16 matrix products",
+            "value": result.rate("ours auto", tokens),
+            "peer_value": result.rate("peer auto", tokens),
+            "ratio": result.ratio("ours auto", "peer auto"),
+        }
+        rows += [
+            ("physlm, bfloat16 products", auto["value"], auto["ratio"]),
+            (f"{NAME}, bfloat16 products", auto["peer_value"], None),
+        ]
+    return Result(
+        benchmark="train",
+        unit="tokens per second",
+        value=result.rate("ours float32", tokens),
+        peer=NAME,
+        peer_value=result.rate("peer float32", tokens),
+        ratio=result.ratio("ours float32", "peer float32"),
+        parameters={
+            "layers": config.layers,
+            "heads": config.heads,
+            "width": config.width,
+            "context": config.context,
+            "vocab_size": config.vocab_size,
+            "batch_size": preset.batch_size,
+            "parameters": parameter_count(config),
+            "steps": steps,
+            "precision": "float32",
+        },
+        details={
+            "ratio_spread": result.spread("ours float32", "peer float32"),
+            "ratio_by_cpu_time": result.ratio("ours float32", "peer float32", "cpu"),
+            "milliseconds_per_step": 1e3 * tokens / steps / result.rate("ours float32", tokens),
+            "auto_precision": auto,
+            "peer_with_default_gelu": as_it_comes,
+        },
+        rows=rows,
+    )
