@@ -138,6 +138,7 @@ class Result:
 def measure(run: Callable[[Settings], Result], settings: Settings) -> tuple[Result, dict[str, Any]]:
     """Run one benchmark; returns what it found and the JSON object that records it."""
     reset_peak_memory()
+    checkout = commit()  # before the run, during which the checkout may change
     start = time.perf_counter()
     result = run(settings)
     machine = hardware()
@@ -149,7 +150,7 @@ def measure(run: Callable[[Settings], Result], settings: Settings) -> tuple[Resu
         "peer_value": result.peer_value,
         "ratio": result.ratio,
         "hardware": {"cpu": machine["cpu"], "cores": machine["cores"], "system": platform.system()},
-        **commit(),
+        **checkout,
         "versions": {**versions(), **{name: _version(name) for name in ("tokenizers", "transformers")}},
         "threads": THREADS,
         "repetitions": settings.repetitions,

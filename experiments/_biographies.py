@@ -108,6 +108,8 @@ class BiographyPreset:
         masked: recipe of the masked model's pretraining.
         variants: ways of writing biographies in the augmentation ladder.
         mixed_variants: ways of writing them in mixed training.
+        minority_share: share of the reading that goes to people when there are celebrities; `None` reads
+            uniformly over entries.
         log_points: points of the learning curves.
         curve_people: people of each half whose answers make the learning curves.
         threads: CPU threads, part of the preset because the last bits of a result depend on them.
@@ -126,8 +128,9 @@ class BiographyPreset:
     masked: Recipe
     variants: tuple[str, ...]
     mixed_variants: tuple[str, ...]
+    minority_share: float | None = None
     log_points: int = 40
-    curve_people: int = 200
+    curve_people: int = 100
     threads: int = 1
 
 
@@ -221,17 +224,24 @@ def pretrain(workspace: Workspace, preset: BiographyPreset, world: BiographyWorl
         preset=preset,
         world=world,
         seed=seed,
-        sources=biography_sources(world),
+        sources=biography_sources(world, minority_share=preset.minority_share),
         recipe=preset.pretraining,
         batch_size=preset.batch_size,
     )
 
 
-def biography_sources(world: BiographyWorld, share: float = 1.0) -> list[Source]:
-    """The biographies of all populations, uniform over entries."""
-    splits = [split for split in ("biographies", "celebrity_biographies") if split in world.splits]
-    sizes = {split: world.size(split) for split in splits}
-    return [Source(world, split, share=share * sizes[split] / sum(sizes.values())) for split in splits]
+def biography_sources(
+    world: BiographyWorld, share: float = 1.0, *, minority_share: float | None = None
+) -> list[Source]:
+    """The biographies of all populations: uniform over entries, or with `minority_share` for people."""
+    if not world.config.celebrities:
+        return [Source(world, "biographies", share=share)]
+    sizes = {split: world.size(split) for split in ("biographies", "celebrity_biographies")}
+    people = sizes["biographies"] / sum(sizes.values()) if minority_share is None else minority_share
+    return [
+        Source(world, "biographies", share=share * people),
+        Source(world, "celebrity_biographies", share=share * (1 - people)),
+    ]
 
 
 def finetune(

@@ -115,7 +115,7 @@ def train(
     loss_text = f", loss {records[-1]['loss']:.3f}" if records else ""
     next_report = 0.0
 
-    with _reporter(progress, first / recipe.steps) as report, _frozen_but(trained, model):
+    with _reporter(progress, first / recipe.steps) as report, _frozen_but(trained, model), _denormals_flushed():
         optimizer.zero_grad(set_to_none=True)
         model.train()
         for step in range(first, recipe.steps):
@@ -199,6 +199,16 @@ def _plain(values: Mapping[str, Any]) -> Record:
             "evaluate must return finite numbers, strings, None, and lists, arrays or dictionaries of them, "
             f"got {values!r} ({error}); None stands for what is undefined"
         ) from error
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Treat numbers below 1e-38 as zero: a confident softmax is full of them, and a CPU is slow on each."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @contextmanager

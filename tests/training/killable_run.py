@@ -38,4 +38,4 @@ def run(folder, dropout, dawdle=0.0):
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(Path(sys.argv[1]), float(sys.argv[2]), dawdle=0.1)))
+    run(Path(sys.argv[1]), float(sys.argv[2]), dawdle=0.1)
