@@ -106,6 +106,7 @@ class BiographyPreset:
         low_rank_finetuning: its recipe.
         full_finetuning: recipes of full finetuning; the best is reported.
         masked: recipe of the masked model's pretraining.
+        mask_rate: share of the words it has to fill in.
         variants: ways of writing biographies in the augmentation ladder.
         mixed_variants: ways of writing them in mixed training.
         minority_share: share of the reading that goes to people when there are celebrities; `None` reads
@@ -128,6 +129,7 @@ class BiographyPreset:
     masked: Recipe
     variants: tuple[str, ...]
     mixed_variants: tuple[str, ...]
+    mask_rate: float = 0.15
     minority_share: float | None = None
     log_points: int = 40
     curve_people: int = 100
@@ -410,7 +412,10 @@ def pretrain_masked(workspace: Workspace, preset: BiographyPreset, world: Biogra
         causal=False,
         marks=("word",),
         objective=MaskedWords(
-            Key.of("masking", seed), mask=world.tokenizer.mask, special=(world.pad, world.eos, world.tokenizer.mask)
+            Key.of("masking", seed),
+            mask=world.tokenizer.mask,
+            special=(world.pad, world.eos, world.tokenizer.mask),
+            rate=preset.mask_rate,
         ),
     )
 

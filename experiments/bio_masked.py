@@ -31,7 +31,6 @@ from experiments._biographies import (
 )
 from experiments._biography_presets import DEVELOPMENT_SEEDS, MASKED_PRESETS, SEEDS, cost
 from physlm.lab import Claim, Condition, Experiment, Measurement, Requirement, Results, RunMetrics, Workspace
-from physlm.lab.claims import Predicate
 from physlm.lab.cli import main
 from physlm.lab.experiment import Scale
 from physlm.lab.plots import bar_with_intervals
@@ -39,11 +38,11 @@ from physlm.models.transformer import parameter_count
 from physlm.training.objectives import MaskedAnswers
 from physlm.worlds.bios import Role
 
-VARIANTS = ("multi5+permute", "multi5+permute+fullname")
+VARIANTS = ("multi5+permute",)
 
 
 def conditions(preset: BiographyPreset) -> list[Condition]:
-    """Masked and causal models, told in the ways that serve a causal model best."""
+    """Masked and causal models, told in the way that serves a causal model best."""
     del preset
     return [
         Condition(f"{kind}/{variant}", {"kind": kind, "variant": variant}, stage_key=f"{kind} {variant}")
@@ -90,13 +89,12 @@ def held_out(runs: Runs, condition: str) -> NDArray[np.bool_]:
 def claims(_scale: Scale, _preset: BiographyPreset) -> list[Claim]:
     """The claim; its threshold was fixed before the committed seeds were run."""
     masked, causal = "masked/multi5+permute", "causal/multi5+permute"
-    named_masked, named_causal = "masked/multi5+permute+fullname", "causal/multi5+permute+fullname"
     return [
         Claim(
             id="BIO-19",
             statement="A masked model that has memorised the biographies cannot answer what its causal twin can.",
             source="3.1, Fig. 9",
-            conditions=(masked, causal, named_masked, named_causal),
+            conditions=(masked, causal),
             measure=lambda runs: Measurement.of_difference(held_out(runs, causal), held_out(runs, masked)),
             measure_name="held-out people: causal minus masked, multi5+permute",
             relation="≥",
@@ -108,17 +106,6 @@ def claims(_scale: Scale, _preset: BiographyPreset) -> list[Claim]:
                     measure=lambda runs: min(run.number("recall") for run in runs.values()),
                     relation="≥",
                     threshold=0.97,
-                ),
-            ),
-            parts=(
-                Predicate(
-                    name="held-out people: causal minus masked, multi5+permute+fullname",
-                    measure=lambda runs: Measurement.of_difference(
-                        held_out(runs, named_causal), held_out(runs, named_masked)
-                    ),
-                    relation="≥",
-                    threshold=0.30,
-                    control="the causal model on the same biographies",
                 ),
             ),
         ),

@@ -257,15 +257,17 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, *, seed: int) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.width)
-        self.position = config.position.build(
-            width=config.width, heads=config.heads, head_width=config.head_width, context=config.context
-        )
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, layer, self.position) for layer in range(config.layers))
-        self.final_norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self.head.weight = self.embed.weight
+        # Layers draw default weights from PyTorch's global generator, which belongs to the caller.
+        with torch.random.fork_rng(devices=[]):
+            self.embed = nn.Embedding(config.vocab_size, config.width)
+            self.position = config.position.build(
+                width=config.width, heads=config.heads, head_width=config.head_width, context=config.context
+            )
+            self.dropout = nn.Dropout(config.dropout)
+            self.blocks = nn.ModuleList(Block(config, layer, self.position) for layer in range(config.layers))
+            self.final_norm = nn.LayerNorm(config.width)
+            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+            self.head.weight = self.embed.weight
         self.initialise(seed)
 
     @torch.no_grad()
