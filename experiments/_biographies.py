@@ -10,6 +10,7 @@ Source: Physics of Language Models 3.1, sections 2 to 7 and App. C, D, H.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -28,7 +29,7 @@ from physlm.models.low_rank import add_low_rank
 from physlm.models.positions import Rotary
 from physlm.models.transformer import Transformer, TransformerConfig
 from physlm.randomness import Key
-from physlm.training.checkpoints import load_model, save_model
+from physlm.training.checkpoints import CheckpointError, DamagedError, load_model, save_model
 from physlm.training.loop import train
 from physlm.training.objectives import MaskedWords, Objective, next_token_loss
 from physlm.training.recipe import Recipe
@@ -175,7 +176,18 @@ def stage(
     marks: tuple[str, ...] = (),
     objective: Objective = next_token_loss,
 ) -> Trained:
-    """A model trained from scratch, computed once for all conditions and experiments that need it."""
+    """A model trained from scratch, computed once for all conditions and experiments that need it.
+
+    Raises:
+        ValueError: if a document does not fit into a window, so that its end might never be read.
+        CheckpointError: if a finished stage is damaged.
+    """
+    longest = max(int(world.lengths(source.split).max()) for source in sources)
+    if longest + 1 > preset.model.context:
+        raise ValueError(
+            f"context must be ≥ {longest + 1}, the longest document of {', '.join(source.split for source in sources)} "
+            f"and its end, got {preset.model.context}"
+        )
     config = preset.model.config(world.vocab_size, causal=causal)
     identity = {
         "revision": STAGE_REVISION,
@@ -191,6 +203,8 @@ def stage(
     }
 
     def compute(folder: Path) -> None:
+        if (folder / "records.json").exists():  # killed after the last step
+            return
         model = Transformer(config, seed=seed).to(device())
         stream = PackedStream(
             sources,
@@ -211,11 +225,21 @@ def stage(
             progress=lambda fraction, message: workspace.progress(fraction, f"{name}: {message}"),
         )
         save_model(model, folder / "model", data_fingerprint=world.fingerprint())
-        (folder / "records.json").write_text(json.dumps(records))
+        unfinished = folder / "records.partial"
+        unfinished.write_text(json.dumps(records))
+        unfinished.rename(folder / "records.json")
+        shutil.rmtree(folder / "training")
 
     folder = workspace.stage(name, identity, compute)
-    model = load_model(folder / "model", config=config, data_fingerprint=world.fingerprint()).to(device())
-    return Trained(model.eval(), json.loads((folder / "records.json").read_text()))
+    try:
+        model = load_model(folder / "model", config=config, data_fingerprint=world.fingerprint()).to(device())
+        records = json.loads((folder / "records.json").read_text())
+    except (DamagedError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"the cached stage {folder} is damaged ({error}): delete that folder and run the same command again; "
+            "finished runs are kept"
+        ) from error
+    return Trained(model.eval(), records)
 
 
 def pretrain(workspace: Workspace, preset: BiographyPreset, world: BiographyWorld, seed: int) -> Trained:

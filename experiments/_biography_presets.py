@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from experiments._biographies import BiographyPreset, LowRank, ModelShape, WorldShape
+from experiments._biographies import BiographyPreset, LowRank, ModelShape, WorldShape, make_world
 from physlm.lab.experiment import Scale
 from physlm.models.transformer import parameter_count
 from physlm.training.recipe import Recipe
@@ -137,10 +137,9 @@ MASKED_PRESETS: Mapping[Scale, BiographyPreset] = {**PRESETS, "cpu": replace(_CP
 
 def cost(preset: BiographyPreset) -> str:
     """What one pretraining costs, in floating-point operations (6 per parameter and token)."""
-    # The closed vocabulary of the paper's world has about 3,000 words.
-    parameters = parameter_count(preset.model.config(3000))
+    parameters = parameter_count(preset.model.config(make_world(preset.world.config(0)).vocab_size))
     tokens = preset.pretraining.steps * preset.batch_size * preset.model.context
     return (
-        f"one pretraining: {parameters / 1e6:.1f}M parameters, {tokens / 1e6:.0f}M tokens, "
+        f"one pretraining: {parameters / 1e6:.3g}M parameters, {tokens / 1e6:.3g}M tokens, "
         f"{6 * parameters * tokens:.1e} floating-point operations"
     )

@@ -206,7 +206,7 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             relation="≥",
             threshold=0.0,
             scale="number",
-            unit="% of training".replace("% of training", "%"),
+            unit="%",
             control="trained people",
             parts=(
                 Predicate(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -297,6 +297,7 @@ def evaluate(
     decision, reason = _combine(parts, requirements, seeds)
     if not_asserted or failed:
         decision, reason = "inconclusive", failed or not_asserted
+        parts = [replace(part, verdict="inconclusive", reason=part.reason or reason) for part in parts]
     headline = parts[0]
     return Verdict(
         id=claim.id,

@@ -247,7 +247,9 @@ def _work(connection: Connection, threads: int, disk_full: Callable[[BaseExcepti
             result = task.call(lambda fraction, message: connection.send(("progress", fraction, message)))
             answer = ("done", result)
         except Exception as error:
-            answer = ("failed", f"{type(error).__name__}: {error}", traceback.format_exc(), disk_full(error))
+            # An error written for the user says what to do; a traceback would only hide it.
+            details = "" if getattr(error, "explains_itself", False) else traceback.format_exc()
+            answer = ("failed", f"{type(error).__name__}: {error}", details, disk_full(error))
         connection.send(answer)
         gc.collect()
         torch = sys.modules.get("torch")

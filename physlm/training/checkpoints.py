@@ -34,6 +34,8 @@ _SHOWN = 4
 class CheckpointError(ValueError):
     """A checkpoint is damaged or belongs to something else; the message says which file and what to do."""
 
+    explains_itself = True
+
 
 class DamagedError(CheckpointError):
     """A file of a checkpoint is missing or cannot be read."""
