@@ -259,10 +259,14 @@ def pretrain(workspace: Workspace, preset: BiographyPreset, world: BiographyWorl
 def biography_sources(
     world: BiographyWorld, share: float = 1.0, *, minority_share: float | None = None
 ) -> list[Source]:
-    """The biographies of all populations: uniform over entries, or with `minority_share` for people."""
+    """The biographies of all populations: uniform over entries, or with `minority_share` for people.
+
+    A window holds one population, so that entries count alike if windows are shared in proportion to tokens.
+    """
     if not world.config.celebrities:
         return [Source(world, "biographies", share=share)]
-    sizes = {split: world.size(split) for split in ("biographies", "celebrity_biographies")}
+    splits = ("biographies", "celebrity_biographies")
+    sizes = {split: int(world.lengths(split).sum()) + world.size(split) for split in splits}
     people = sizes["biographies"] / sum(sizes.values()) if minority_share is None else minority_share
     return [
         Source(world, "biographies", share=share * people),
@@ -279,12 +283,16 @@ def finetune(
     recipe: Recipe,
     low_rank: LowRank | None,
     split: str = "questions_train",
+    folder: Path | None = None,
     progress: Callable[[float, str], None] | bool = False,
     evaluate: Callable[[], Mapping[str, Any]] | None = None,
     objective: Objective = next_token_loss,
     marks: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
-    """Train a pretrained model on questions, in place: all weights, or a low-rank update of a frozen model."""
+    """Train a pretrained model on questions, in place: all weights, or a low-rank update of a frozen model.
+
+    With a `folder` for its checkpoints, an interrupted finetuning is continued.
+    """
     parameters = None
     if low_rank is not None:
         parameters = add_low_rank(
@@ -305,6 +313,8 @@ def finetune(
         parameters=parameters,
         evaluate=evaluate,
         log_every=max(1, recipe.steps // 20),
+        folder=folder,
+        checkpoint_every=max(1, recipe.steps // 4),
         progress=progress,
     )
 

@@ -10,6 +10,7 @@ Claims BIO-15 and BIO-16. Source: Physics of Language Models 3.1, section 6 and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def run(preset: BiographyPreset, condition: Condition, seed: int, workspace: Wor
         recipe=preset.low_rank_finetuning,
         low_rank=preset.low_rank,
         split=taught,
+        folder=workspace.scratch / "finetuning",
         progress=lambda fraction, message: workspace.progress(fraction, f"finetuning: {message}"),
     )
     # Held-out people are the same half of the minority in both conditions, so the comparison is person by person.
@@ -96,18 +98,20 @@ def gain(better: str, worse: str) -> Callable[[Runs], Measurement]:
     )
 
 
-def memorised(*names: str) -> Requirement:
+def memorised(*names: str, threshold: float) -> Requirement:
     """Every fact of the minority is recalled within its biography."""
     return Requirement(
         name="recall of every fact of the minority within its biography, worst condition",
         measure=lambda runs: min(runs[name].number(f"recall_{half}") for name in names for half in ("train", "test")),
         relation="≥",
-        threshold=0.97,
+        threshold=threshold,
     )
 
 
-def claims(_scale: Scale, _preset: BiographyPreset) -> list[Claim]:
-    """The claims; thresholds are those of the specification, fixed before the committed seeds were run."""
+def claims(scale: Scale, _preset: BiographyPreset) -> list[Claim]:
+    """The claims, with thresholds fixed before the committed seeds were run (see `docs/claims/knowledge.md`)."""
+    demanding = scale in ("gpu", "paper")
+    recalled = partial(memorised, threshold=0.99 if demanding else 0.97)
     main_row, alone = "celebrities/single+permute1", "alone/single+permute1"
     others = ("celebrities/single", "celebrities/single+permute1+fullname")
     return [
@@ -119,9 +123,9 @@ def claims(_scale: Scale, _preset: BiographyPreset) -> list[Claim]:
             measure=gain(main_row, alone),
             measure_name="minority told once in random order: with celebrities minus without",
             relation="≥",
-            threshold=0.20,
+            threshold=0.50 if demanding else 0.20,
             control="the same minority data without celebrities",
-            requires=(memorised(main_row, alone),),
+            requires=(recalled(main_row, alone),),
         ),
         Claim(
             id="BIO-16",
@@ -133,7 +137,7 @@ def claims(_scale: Scale, _preset: BiographyPreset) -> list[Claim]:
             relation="≥",
             threshold=0.0,
             control="a minority told in another format",
-            requires=(memorised(main_row, *others),),
+            requires=(recalled(main_row, *others),),
             parts=(
                 Predicate(
                     name="with celebrities: single+permute1 minus single+permute1+fullname",
@@ -160,8 +164,8 @@ def plots(results: Results, folder: Path) -> list[Path]:
         bar_with_intervals(
             folder / "celebrities.png",
             series,
-            title="Celebrities teach the model where to keep everybody's facts",
-            subtitle=f"Minority told once; celebrities in five ways; {len(results.seeds)} seed(s), 95 % intervals",
+            title="Answering about a minority told once, with and without celebrities",
+            subtitle=f"Celebrities told in five ways; {len(results.seeds)} seed(s), 95 % intervals",
             xlabel="Questions about the minority answered",
             chance=next(iter(results.runs.values())).number("chance.mean"),
         )

@@ -1,7 +1,8 @@
 """Can a masked language model answer questions about what it has memorised?
 
-The twin of `bio_qa` with the causal mask off and whole words masked (BERT). Even mixed training, which makes a
-next-token model answer, leaves most facts on the words around them instead of on the name.
+The twin of `bio_qa` with the causal mask off and whole words masked (BERT). Both read the biographies that serve a
+next-token model best. The masked model's finetuning is tried with several recipes and ranks, and the best is reported:
+for a negative result, that is the honest number.
 
 Claim BIO-19. Source: Physics of Language Models 3.1, section 7 and App. H, Fig. 9.
 """
@@ -9,6 +10,7 @@ Claim BIO-19. Source: Physics of Language Models 3.1, section 7 and App. H, Fig.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from experiments._biographies import (
     BiographyPreset,
+    LowRank,
     ask,
     ask_masked,
     by_attribute,
@@ -36,6 +39,7 @@ from physlm.lab.experiment import Scale
 from physlm.lab.plots import bar_with_intervals
 from physlm.models.transformer import parameter_count
 from physlm.training.objectives import MaskedAnswers
+from physlm.training.recipe import Recipe
 from physlm.worlds.bios import Role
 
 VARIANTS = ("multi5+permute",)
@@ -51,6 +55,17 @@ def conditions(preset: BiographyPreset) -> list[Condition]:
     ]
 
 
+def masked_attempts(preset: BiographyPreset) -> list[tuple[Recipe, LowRank]]:
+    """Two learning rates and two ranks."""
+    rates = (preset.low_rank_finetuning.learning_rate, preset.low_rank_finetuning.learning_rate / 3)
+    ranks = (preset.low_rank.rank, min(4 * preset.low_rank.rank, preset.model.width))
+    return [
+        (replace(preset.low_rank_finetuning, learning_rate=rate), replace(preset.low_rank, rank=rank))
+        for rate in rates
+        for rank in ranks
+    ]
+
+
 def run(preset: BiographyPreset, condition: Condition, seed: int, workspace: Workspace) -> dict[str, Any]:
     """Pretrain, finetune on questions about half of the people, ask about the others."""
     world = make_world(preset.world.config(seed, variant=str(condition.options["variant"])))
@@ -62,19 +77,35 @@ def run(preset: BiographyPreset, condition: Condition, seed: int, workspace: Wor
         metrics["recall"] = float(masked_recall(model, world, people).mean())
     else:
         metrics["recall"] = float(recall(model, world, people).mean())
-    finetune(
-        model,
-        preset,
-        world,
-        seed,
-        recipe=preset.low_rank_finetuning,
-        low_rank=preset.low_rank,
-        progress=lambda fraction, message: workspace.progress(fraction, f"finetuning: {message}"),
-        **({"objective": MaskedAnswers(world.tokenizer.mask, Role.VALUE), "marks": ("role",)} if masked else {}),
-    )
-    for half in ("train", "test"):
-        right = (ask_masked if masked else ask)(model, world, f"questions_{half}")
-        metrics[f"questions_{half}"] = by_attribute(world, right)
+    attempts: list[dict[str, Any]] = []
+    recipes = masked_attempts(preset) if masked else [(preset.low_rank_finetuning, preset.low_rank)]
+    for number, (recipe, low_rank) in enumerate(recipes):
+        model = (pretrain_masked if masked else pretrain)(workspace, preset, world, seed).model
+        finetune(
+            model,
+            preset,
+            world,
+            seed,
+            recipe=recipe,
+            low_rank=low_rank,
+            folder=workspace.scratch / f"finetuning-{number}",
+            progress=lambda fraction, message, number=number: workspace.progress(
+                (number + fraction) / len(recipes), f"finetuning: {message}"
+            ),
+            **({"objective": MaskedAnswers(world.tokenizer.mask, Role.VALUE), "marks": ("role",)} if masked else {}),
+        )
+        right = {half: (ask_masked if masked else ask)(model, world, f"questions_{half}") for half in ("train", "test")}
+        attempts.append({f"questions_{half}": by_attribute(world, outcomes) for half, outcomes in right.items()})
+    metrics |= max(attempts, key=lambda attempt: attempt["questions_test"]["mean"])
+    metrics["grid"] = [
+        {
+            "learning_rate": recipe.learning_rate,
+            "rank": low_rank.rank,
+            "train": attempt["questions_train"]["mean"],
+            "test": attempt["questions_test"]["mean"],
+        }
+        for (recipe, low_rank), attempt in zip(recipes, attempts, strict=True)
+    ]
     return metrics
 
 
@@ -86,7 +117,7 @@ def held_out(runs: Runs, condition: str) -> NDArray[np.bool_]:
     return runs[condition].outcomes("questions_test.items")
 
 
-def claims(_scale: Scale, _preset: BiographyPreset) -> list[Claim]:
+def claims(scale: Scale, _preset: BiographyPreset) -> list[Claim]:
     """The claim; its threshold was fixed before the committed seeds were run."""
     masked, causal = "masked/multi5+permute", "causal/multi5+permute"
     return [
@@ -105,7 +136,7 @@ def claims(_scale: Scale, _preset: BiographyPreset) -> list[Claim]:
                     name="recall of every fact within its biography, worst condition",
                     measure=lambda runs: min(run.number("recall") for run in runs.values()),
                     relation="≥",
-                    threshold=0.97,
+                    threshold=0.99 if scale in ("gpu", "paper") else 0.97,
                 ),
             ),
         ),
@@ -121,12 +152,14 @@ def plots(results: Results, folder: Path) -> list[Path]:
         series.setdefault(labels[kind], {})[variant] = results.values(condition, "questions_test.mean")
     if not series:
         return []
+    worst = min(run.number("recall") for run in results.runs.values())
     return [
         bar_with_intervals(
             folder / "masked.png",
             series,
-            title="A masked model keeps facts on their neighbours, not on the name",
-            subtitle=f"Both recall every fact within its biography; {len(results.seeds)} seed(s), 95 % intervals",
+            title="Answering about held-out people, by what the model was trained to predict",
+            subtitle=f"Facts recalled within their biography: {worst:.1%} or more; "
+            f"{len(results.seeds)} seed(s), 95 % intervals",
             xlabel="Questions about held-out people answered",
             chance=next(iter(results.runs.values())).number("chance.mean"),
         )

@@ -11,6 +11,7 @@ Claims BIO-1, 2, 4, 5, 6, 7, 8, 9. Source: Physics of Language Models 3.1, secti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def run(preset: BiographyPreset, condition: Condition, seed: int, workspace: Wor
             seed,
             recipe=recipe,
             low_rank=preset.low_rank if training == "finetune" else None,
+            folder=workspace.scratch / f"finetuning-{number}",
             progress=lambda fraction, message, number=number: workspace.progress(
                 (number + fraction) / len(recipes), f"finetuning: {message}"
             ),
@@ -122,13 +124,28 @@ def held_out(runs: Runs, condition: str) -> np.ndarray:
     return runs[condition].outcomes("questions_test.items")
 
 
-def memorised(*names: str) -> Requirement:
+def memorised(*names: str, threshold: float) -> Requirement:
     """Every fact of everybody is recalled within the biography: nothing else makes "cannot answer" interesting."""
     return Requirement(
         name="recall of every fact within its biography, worst condition",
         measure=lambda runs: min(runs[name].number(f"recall_{half}") for name in names for half in ("train", "test")),
         relation="≥",
-        threshold=0.97,
+        threshold=threshold,
+    )
+
+
+def answered(condition: str, threshold: float) -> tuple[Predicate, ...]:
+    """How much is answered about held-out people in one condition."""
+    return (
+        Predicate(
+            name=f"held-out people: {condition}",
+            measure=lambda runs: Measurement.of_items(held_out(runs, condition)),
+            relation="≥",
+            threshold=threshold,
+            scale="proportion",
+            unit="%",
+            control="chance",
+        ),
     )
 
 
@@ -155,6 +172,20 @@ def above_chance(condition: str) -> Callable[[Runs], Measurement]:
     )
 
 
+def best_on_trained_people(condition: str) -> Callable[[Runs], Measurement]:
+    """Accuracy on trained people of the learning rate that is best on *them*, as so many independent questions.
+
+    The outcomes that are kept are those of the learning rate that is best on held-out people.
+    """
+
+    def best(runs: Runs) -> Measurement:
+        questions = runs[condition].outcomes("questions_train.items").size
+        right = max(attempt["train"] for attempt in runs[condition].at("grid"))
+        return Measurement.of_items(np.arange(questions) < round(right * questions))
+
+    return best
+
+
 def reaches_half(run: RunMetrics, curve: str) -> float:
     """Share of the training after which a learning curve first is at ≥ 50 %; NaN if it never is."""
     steps, values = run.at("curves.step"), np.array(run.at(f"curves.{curve}"))
@@ -163,9 +194,17 @@ def reaches_half(run: RunMetrics, curve: str) -> float:
 
 
 def later(second: str, first: str) -> Callable[[Runs], float]:
-    """By how much of the training one curve of mixed training reaches 50 % after another."""
-    run = "mixed/single"
-    return lambda runs: reaches_half(runs[run], second) - reaches_half(runs[run], first)
+    """By how much of the training one curve of mixed training reaches 50 % after another, at least.
+
+    If the second one never does, the difference is at least what is left of the training.
+    """
+
+    def difference(runs: Runs) -> float:
+        run = runs["mixed/single"]
+        end = reaches_half(run, second)
+        return (1.0 if np.isnan(end) else end) - reaches_half(run, first)
+
+    return difference
 
 
 def mixed_range(names: Sequence[str]) -> Callable[[Runs], float]:
@@ -178,8 +217,15 @@ def mixed_range(names: Sequence[str]) -> Callable[[Runs], float]:
     return spread
 
 
-def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
-    """The claims; thresholds are those of the specification, fixed before the committed seeds were run."""
+def claims(scale: Scale, preset: BiographyPreset) -> list[Claim]:
+    """The claims, with thresholds fixed before the committed seeds were run (see `docs/claims/knowledge.md`).
+
+    At `gpu` and `paper` scale recall must be better, and BIO-1 and BIO-5 also assert how much is answered.
+    """
+    demanding = scale in ("gpu", "paper")
+    recalled = partial(memorised, threshold=0.99 if demanding else 0.97)
+    # One point of the learning curves, below which two curves cannot be told apart.
+    grid_step = max(1, preset.mixed.steps // preset.log_points) / preset.mixed.steps
     mixed = tuple(f"mixed/{variant}" for variant in preset.mixed_variants)
     single, permuted = "finetune/single", "finetune/multi5+permute"
     return [
@@ -193,7 +239,8 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             relation="≥",
             threshold=0.30,
             control="questions after pretraining",
-            requires=(memorised("mixed/single", single),),
+            parts=answered("mixed/single", 0.75) if demanding else (),
+            requires=(recalled("mixed/single", single),),
         ),
         Claim(
             id="BIO-2",
@@ -204,7 +251,7 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             measure=later("recall_test", "recall_train"),
             measure_name="training from 50 % recall of trained people to 50 % recall of held-out people",
             relation="≥",
-            threshold=0.0,
+            threshold=grid_step,
             scale="number",
             unit="%",
             control="trained people",
@@ -221,7 +268,7 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
                     name="from biographies of held-out people to questions on them",
                     measure=later("first_token_test", "recall_test"),
                     relation="≥",
-                    threshold=0.0,
+                    threshold=grid_step,
                     scale="number",
                     unit="%",
                 ),
@@ -231,13 +278,22 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             id="BIO-4",
             statement="Perfect memorisation of biographies told once, then finetuning, does not give extraction.",
             source="3.1, Fig. 2",
-            conditions=(single, "full/single"),
+            conditions=(single, "full/single", permuted),
             measure=above_chance(single),
             measure_name="held-out people above chance, LoRA finetuning",
             relation="≤",
             threshold=0.10,
             control="the best constant answers",
-            requires=(memorised(single),),
+            requires=(
+                recalled(single),
+                Requirement(
+                    name="the same finetuning of multi5+permute, above chance",
+                    measure=lambda runs: above_chance(permuted)(runs).value,
+                    relation="≥",
+                    threshold=0.30,
+                    unit="points",
+                ),
+            ),
             parts=(
                 Predicate(
                     name="held-out people above chance, best full finetuning",
@@ -247,8 +303,8 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
                     control="the best constant answers",
                 ),
                 Predicate(
-                    name="trained people, full finetuning",
-                    measure=lambda runs: Measurement.of_items(runs["full/single"].outcomes("questions_train.items")),
+                    name="trained people, full finetuning at its best learning rate",
+                    measure=best_on_trained_people("full/single"),
                     relation="≥",
                     threshold=0.95,
                     scale="proportion",
@@ -267,7 +323,8 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             relation="≥",
             threshold=0.30,
             control="single biographies",
-            requires=(memorised(permuted, single),),
+            requires=(recalled(permuted, single),),
+            parts=answered(permuted, 0.85) if demanding else (),
         ),
         Claim(
             id="BIO-5-ladder",
@@ -279,7 +336,7 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             relation="≥",
             threshold=0.0,
             control="the rung below",
-            requires=(memorised(*LADDER),),
+            requires=(recalled(*LADDER),),
             parts=tuple(
                 Predicate(
                     name=f"{upper.removeprefix('finetune/')} minus {lower.removeprefix('finetune/')}",
@@ -301,11 +358,12 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             relation="≤",
             threshold=0.02,
             control="single biographies",
-            requires=(memorised("finetune/single+permute1", single),),
+            requires=(recalled("finetune/single+permute1", single),),
         ),
         Claim(
             id="BIO-7",
-            statement="Told in a fixed order, only what directly follows the name is attached to the name.",
+            statement="Told in a fixed order, what directly follows the name is attached to it far better "
+            "than what comes later.",
             source="3.1, Fig. 3 and section 4.1",
             conditions=("finetune/multi5",),
             measure=between_attributes("finetune/multi5", "date", "cname"),
@@ -313,7 +371,7 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             relation="≥",
             threshold=0.50,
             control="the employer",
-            requires=(memorised("finetune/multi5"),),
+            requires=(recalled("finetune/multi5"),),
         ),
         Claim(
             id="BIO-8",
@@ -325,7 +383,7 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             relation="≥",
             threshold=0.30,
             control="the company",
-            requires=(memorised("finetune/multi5+fullname", permuted),),
+            requires=(recalled("finetune/multi5+fullname", permuted),),
             parts=(
                 Predicate(
                     name="multi5+permute, held-out people: company minus company city",
@@ -346,7 +404,7 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
             relation="≤",
             threshold=0.15,
             control="the worst way of telling",
-            requires=(memorised(*mixed),),
+            requires=(recalled(*mixed),),
         ),
     ]
 
@@ -354,6 +412,12 @@ def claims(_scale: Scale, preset: BiographyPreset) -> list[Claim]:
 # ----------------------------------------------------------------------------------------------------------------------
 # Plots
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def recall_note(results: Results) -> str:
+    """The worst recall of all models, in words."""
+    worst = min(run.number(f"recall_{half}") for run in results.runs.values() for half in ("train", "test"))
+    return f"Facts recalled within their biography: {worst:.1%} or more"
 
 
 def plots(results: Results, folder: Path) -> list[Path]:
@@ -374,8 +438,8 @@ def plots(results: Results, folder: Path) -> list[Path]:
             bar_with_intervals(
                 folder / "ladder.png",
                 series,
-                title="Knowledge is extractable when it was told in several ways, or asked about early",
-                subtitle=f"Every model recalls every fact; {len(results.seeds)} seed(s), 95 % intervals",
+                title="Answering about held-out people, by how biographies were told and when questions came",
+                subtitle=f"{recall_note(results)}; {len(results.seeds)} seed(s), 95 % intervals",
                 xlabel="Questions about held-out people answered",
                 chance=first.number("chance.mean"),
             )
@@ -387,7 +451,7 @@ def plots(results: Results, folder: Path) -> list[Path]:
                 folder / "order_of_learning.png",
                 run.at("curves.step"),
                 {label: results.curves("mixed/single", f"curves.{name}") for name, label in CURVES.items()},
-                title="Mixed training studies for the test",
+                title="Order of learning in mixed training",
                 subtitle="Single biographies; questions on the trained half of the people only",
                 xlabel="Training step",
                 ylabel="Accuracy",

@@ -47,7 +47,8 @@ class Key:
 
     @classmethod
     def of(cls, *words: str | int) -> Key:
-        """Hash any words to a key; the same words always give the same key."""
+        """Hash any words to a key; the same words always give the same key, NumPy's integers among them."""
+        words = tuple(word if isinstance(word, str) else int(word) for word in words)
         digest = hashlib.blake2b(repr(words).encode(), digest_size=16).digest()
         return cls(int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"))
 

@@ -97,6 +97,10 @@ def train(
         OSError: if `folder` cannot be written to; the same call continues from the checkpoint before.
         ValueError: if there is nothing to train, or something that is not a number comes from `evaluate`.
     """
+    if stream.ranks > 1:
+        raise ValueError(
+            f"train runs in one process and would not average gradients, got a stream of {stream.ranks} ranks"
+        )
     trained = [p for p in (model.parameters() if parameters is None else parameters) if p.requires_grad]
     if not trained:
         raise ValueError("there is nothing to train: no parameter requires a gradient, or `parameters` is empty")
@@ -134,12 +138,7 @@ def train(
 
             done = step + 1
             if done % log_every == 0 or done == recipe.steps:
-                mean_loss = loss_sum.item() / loss_count
-                if not math.isfinite(mean_loss):
-                    raise DivergenceError(
-                        f"the loss is {mean_loss} at step {done}: lower learning_rate (now {recipe.learning_rate}) "
-                        f"or clip (now {recipe.clip}), or lengthen warmup_steps (now {recipe.warmup_steps})"
-                    )
+                mean_loss = _finite(loss_sum.item(), done, recipe) / loss_count
                 model.eval()
                 values = {} if evaluate is None else _plain(evaluate())
                 model.train()
@@ -153,7 +152,7 @@ def train(
                 report(done / recipe.steps, f"step {done}/{recipe.steps}{loss_text}")
                 next_report = time.monotonic() + _REPORT_SECONDS
             if done % checkpoint_every == 0 or done == recipe.steps:
-                run.save(done, records, loss_sum.item(), loss_count)
+                run.save(done, records, _finite(loss_sum.item(), done, recipe), loss_count)
     model.eval()
     return records
 
@@ -199,6 +198,16 @@ def _plain(values: Mapping[str, Any]) -> Record:
             "evaluate must return finite numbers, strings, None, and lists, arrays or dictionaries of them, "
             f"got {values!r} ({error}); None stands for what is undefined"
         ) from error
+
+
+def _finite(loss: float, step: int, recipe: Recipe) -> float:
+    """The loss, if it is a number."""
+    if not math.isfinite(loss):
+        raise DivergenceError(
+            f"the loss is {loss} at step {step}: lower learning_rate (now {recipe.learning_rate}) "
+            f"or clip (now {recipe.clip}), or lengthen warmup_steps (now {recipe.warmup_steps})"
+        )
+    return loss
 
 
 @contextmanager

@@ -95,6 +95,9 @@ class TextWorld:
         """The documents at `indices`, with the mark `word`: number of the whole word within the document."""
         self._require(split)
         indices = np.asarray(indices)
+        outside = indices[(indices < 0) | (indices >= len(self.texts))]
+        if len(outside):
+            raise IndexError(f"index must be in 0..{len(self.texts) - 1}, got {outside[0]}")
         lengths = self._lengths[indices]
         offsets = np.append(0, np.cumsum(lengths))
         positions = np.repeat(self._starts[indices] - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -107,8 +110,6 @@ class TextWorld:
         """One document; its truth is its text."""
         split, index = key
         self._require(split)
-        if not 0 <= index < len(self.texts):
-            raise IndexError(f"index must be in 0..{len(self.texts) - 1}, got {index}")
         samples = self.render(split, np.array([index]))
         return Sample(samples.tokens, samples.marks, self.texts[index])
 

@@ -79,3 +79,5 @@ def test_bad_input(texts, message):
         TextWorld([" a"]).size("biographies")
     with pytest.raises(IndexError, match="got 7"):
         TextWorld([" a"])["text", 7]
+    with pytest.raises(IndexError, match="got -1"):
+        TextWorld([" a"])["text", -1]
