@@ -7,6 +7,8 @@ found by the hash of all that it depends on: experiment, revision, preset, condi
 import importlib
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,8 @@ def test_the_central_claims_are_supported(identity):
     assert verdict["verdict"] == "supported", verdict["reason"]
     assert verdict["interval_over"] == "seeds"
     assert all(requirement["met"] for requirement in verdict["requirements"])
+
+
+def test_the_tables_in_the_documents_are_those_of_the_records():
+    script = Path(__file__).parents[2] / "scripts" / "update_results.py"
+    subprocess.run([sys.executable, script, "--check"], check=True)
