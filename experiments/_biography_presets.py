@@ -17,20 +17,20 @@ from physlm.worlds.bios import VARIANTS, PoolSizes
 ALL_VARIANTS = tuple(name for name in VARIANTS if not name.startswith("couple"))
 CPU_VARIANTS = (
     "single",
-    "single+fullname",
     "single+permute1",
     "multi5",
     "multi5+fullname",
     "multi5+permute",
 )
-CPU_MIXED_VARIANTS = ("single", "single+permute1", "multi5+permute")
+CPU_MIXED_VARIANTS = ("single", "multi5+permute")
 
-DEVELOPMENT_SEEDS = frozenset(range(1, 21))
+# 1 to 20 were searched with; 101 to 105 are those of a first sweep, whose numbers led to the present budget.
+DEVELOPMENT_SEEDS = frozenset((*range(1, 21), *range(101, 106)))
 SEEDS: dict[Scale, tuple[int, ...]] = {
-    "smoke": (101,),
-    "cpu": (101, 102, 103, 104, 105),
-    "gpu": (101, 102),
-    "paper": (101, 102),
+    "smoke": (111,),
+    "cpu": (111, 112, 113, 114, 115),
+    "gpu": (111, 112),
+    "paper": (111, 112),
 }
 
 _REDUCED_POOLS = PoolSizes(bcity=100, univ=100, major=100, cname=100, first_year=1900, years=100)
@@ -47,13 +47,13 @@ _CPU = BiographyPreset(
     model=ModelShape(layers=3, heads=2, width=64, context=132, initial_std=0.12),
     batch_size=4,
     finetuning_batch_size=4,
-    pretraining=Recipe(steps=4500, learning_rate=3e-3, warmup_steps=100, weight_decay=0.3),
+    pretraining=Recipe(steps=6000, learning_rate=3e-3, warmup_steps=100, weight_decay=0.3),
     mixed=Recipe(steps=6500, learning_rate=3e-3, warmup_steps=100, weight_decay=0.3),
     question_share=0.8,
     low_rank=LowRank(rank=8, embedding_rank=32, std=0.05),
     low_rank_finetuning=Recipe(steps=800, learning_rate=5e-3, weight_decay=0.01),
     masked=Recipe(steps=10_000, learning_rate=3e-3, warmup_steps=100, weight_decay=0.3),
-    full_finetuning=tuple(Recipe(steps=800, learning_rate=rate, weight_decay=0.01) for rate in (1e-3, 3e-4)),
+    full_finetuning=tuple(Recipe(steps=1600, learning_rate=rate, weight_decay=0.01) for rate in (2e-3, 1e-3)),
     variants=CPU_VARIANTS,
     mixed_variants=CPU_MIXED_VARIANTS,
 )
@@ -127,7 +127,6 @@ CELEBRITY_PRESETS: Mapping[Scale, BiographyPreset] = {
     "cpu": replace(
         _CPU,
         world=replace(_CPU_WORLD, people=500),
-        pretraining=replace(_CPU.pretraining, steps=7000),
         minority_share=0.5,
     ),
 }

@@ -217,6 +217,32 @@ def mixed_range(names: Sequence[str]) -> Callable[[Runs], float]:
     return spread
 
 
+def ladder(recalled: Callable[..., Requirement]) -> Claim:
+    """The order of four rungs, where a preset has them all."""
+    return Claim(
+        id="BIO-5-ladder",
+        statement="The ladder climbs: single < single+fullname < multi5+fullname < multi5+permute.",
+        source="3.1, Fig. 3",
+        conditions=LADDER,
+        measure=gain(LADDER[3], LADDER[2]),
+        measure_name="multi5+permute minus multi5+fullname",
+        relation="≥",
+        threshold=0.0,
+        control="the rung below",
+        requires=(recalled(*LADDER),),
+        parts=tuple(
+            Predicate(
+                name=f"{upper.removeprefix('finetune/')} minus {lower.removeprefix('finetune/')}",
+                measure=gain(upper, lower),
+                relation="≥",
+                threshold=0.0,
+                control="the rung below",
+            )
+            for lower, upper in ((LADDER[0], LADDER[1]), (LADDER[1], LADDER[2]))
+        ),
+    )
+
+
 def claims(scale: Scale, preset: BiographyPreset) -> list[Claim]:
     """The claims, with thresholds fixed before the committed seeds were run (see `docs/claims/knowledge.md`).
 
@@ -228,7 +254,7 @@ def claims(scale: Scale, preset: BiographyPreset) -> list[Claim]:
     grid_step = max(1, preset.mixed.steps // preset.log_points) / preset.mixed.steps
     mixed = tuple(f"mixed/{variant}" for variant in preset.mixed_variants)
     single, permuted = "finetune/single", "finetune/multi5+permute"
-    return [
+    found = [
         Claim(
             id="BIO-1",
             statement="Mixing questions into pretraining makes knowledge extractable even if told only once.",
@@ -327,28 +353,6 @@ def claims(scale: Scale, preset: BiographyPreset) -> list[Claim]:
             parts=answered(permuted, 0.85) if demanding else (),
         ),
         Claim(
-            id="BIO-5-ladder",
-            statement="The ladder climbs: single < single+fullname < multi5+fullname < multi5+permute.",
-            source="3.1, Fig. 3",
-            conditions=LADDER,
-            measure=gain(LADDER[3], LADDER[2]),
-            measure_name="multi5+permute minus multi5+fullname",
-            relation="≥",
-            threshold=0.0,
-            control="the rung below",
-            requires=(recalled(*LADDER),),
-            parts=tuple(
-                Predicate(
-                    name=f"{upper.removeprefix('finetune/')} minus {lower.removeprefix('finetune/')}",
-                    measure=gain(upper, lower),
-                    relation="≥",
-                    threshold=0.0,
-                    control="the rung below",
-                )
-                for lower, upper in ((LADDER[0], LADDER[1]), (LADDER[1], LADDER[2]))
-            ),
-        ),
-        Claim(
             id="BIO-6",
             statement="Permuting the sentences of a single biography does not help.",
             source="3.1, Fig. 3",
@@ -407,6 +411,9 @@ def claims(scale: Scale, preset: BiographyPreset) -> list[Claim]:
             requires=(recalled(*mixed),),
         ),
     ]
+    if {rung.removeprefix("finetune/") for rung in LADDER} <= set(preset.variants):
+        found.append(ladder(recalled))
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------------------
