@@ -23,7 +23,7 @@ from physlm.lab.runner import DEFAULT_CACHE, DEFAULT_OUT, describe, run_experime
 _SCALE_HELP = {
     "smoke": "seconds; shows that everything runs, asserts no claim",
     "cpu": "minutes on two cores",
-    "gpu": "minutes on one data-centre GPU",
+    "gpu": "a quarter of an hour a model on one data-centre GPU",
     "paper": "the paper's own size; hours to a day",
 }
 
