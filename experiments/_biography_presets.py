@@ -48,7 +48,7 @@ _CPU = BiographyPreset(
     batch_size=4,
     finetuning_batch_size=4,
     pretraining=Recipe(steps=6000, learning_rate=3e-3, warmup_steps=100, weight_decay=0.3),
-    mixed=Recipe(steps=6500, learning_rate=3e-3, warmup_steps=100, weight_decay=0.3),
+    mixed=Recipe(steps=8500, learning_rate=3e-3, warmup_steps=100, weight_decay=0.3),
     question_share=0.8,
     low_rank=LowRank(rank=8, embedding_rank=32, std=0.05),
     low_rank_finetuning=Recipe(steps=800, learning_rate=5e-3, weight_decay=0.01),
@@ -127,13 +127,14 @@ CELEBRITY_PRESETS: Mapping[Scale, BiographyPreset] = {
     "cpu": replace(
         _CPU,
         world=replace(_CPU_WORLD, people=500),
+        pretraining=replace(_CPU.pretraining, steps=5000),
         minority_share=0.5,
     ),
 }
 # In no budget of minutes was the masked model seen to memorise (docs/lab-notes.md); this one says so quickly.
 MASKED_PRESETS: Mapping[Scale, BiographyPreset] = {
     **PRESETS,
-    "cpu": replace(_CPU, masked=replace(_CPU.masked, steps=6000)),
+    "cpu": replace(_CPU, masked=replace(_CPU.masked, steps=3000)),
 }
 
 
