@@ -287,7 +287,7 @@ class _Run:
             "recipe": recipe.to_dict(),
             "objective": objective_identity(objective),
             "data": self.stream.fingerprint(),
-            "batches": {"size": self.stream.batch_size, "rank": self.stream.rank, "ranks": self.stream.ranks},
+            "batches": {"size": self.stream.batch_size},
             "log": {"every": log_every, "evaluates": evaluates},
         }
         self.identity = json.loads(json.dumps(identity))

@@ -199,7 +199,6 @@ def another_loss(model, batch):
         ({}, {"key": 1}, {}, "another data"),
         ({}, {"split": "questions_train"}, {}, "another data"),
         ({}, {"batch_size": 5}, {}, "another batches: size is 4, expected 5"),
-        ({}, {"ranks": 2}, {}, "another batches: ranks is 1, expected 2"),
         ({}, {}, {"recipe": replace(RECIPE, clip=2.0)}, "another recipe: clip is 1.0, expected 2.0"),
         ({}, {}, {"objective": another_loss}, "another objective: name is 'next_token_loss', expected 'another_loss'"),
         ({}, {}, {"log_every": 5}, "another log: every is 4, expected 5"),

@@ -239,3 +239,8 @@ def test_progress_on_a_terminal_is_a_bar_with_remaining_time(monkeypatch):
     os.close(ours)
     assert re.search(r"step \d+/24", shown)
     assert re.search(r"\d:\d\d:\d\d|-:--:--", shown)
+
+
+def test_one_rank_of_several_is_refused():
+    with pytest.raises(ValueError, match="would not average gradients, got a stream of 2 ranks"):
+        train(make_model(), make_stream(ranks=2), RECIPE)
