@@ -164,9 +164,9 @@ def plots(results: Results, folder: Path) -> list[Path]:
         bar_with_intervals(
             folder / "celebrities.png",
             series,
-            title="Answering about a minority told once, with and without celebrities",
+            title="Answers about a minority told once, with and without celebrities",
             subtitle=f"Celebrities told in five ways; {len(results.seeds)} seed(s), 95 % intervals",
-            xlabel="Questions about the minority answered",
+            xlabel="Questions answered exactly",
             chance=next(iter(results.runs.values())).number("chance.mean"),
         )
     ]

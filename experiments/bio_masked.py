@@ -157,10 +157,9 @@ def plots(results: Results, folder: Path) -> list[Path]:
         bar_with_intervals(
             folder / "masked.png",
             series,
-            title="Answering about held-out people, by what the model was trained to predict",
-            subtitle=f"Facts recalled within their biography: {worst:.1%} or more; "
-            f"{len(results.seeds)} seed(s), 95 % intervals",
-            xlabel="Questions about held-out people answered",
+            title="Answers about held-out people, by what the model learned to predict",
+            subtitle=f"Recall within biographies ≥ {worst:.1%}; {len(results.seeds)} seed(s), 95 % intervals",
+            xlabel="Questions answered exactly",
             chance=next(iter(results.runs.values())).number("chance.mean"),
         )
     ]

@@ -39,11 +39,11 @@ from physlm.lab.plots import bar_with_intervals, curves_with_bands
 from physlm.models.transformer import parameter_count
 
 CURVES = {
-    "first_token_train": "question, trained people (first token)",
-    "recall_train": "biography, trained people (first token)",
-    "recall_test": "biography, held-out people (first token)",
-    "first_token_test": "question, held-out people (first token)",
-    "questions_test": "question, held-out people (whole answer)",
+    "first_token_train": "questions, trained people",
+    "recall_train": "biographies, trained people",
+    "recall_test": "biographies, held-out people",
+    "first_token_test": "questions, held-out people",
+    "questions_test": "the same, whole answer",
 }
 LADDER = ("finetune/single", "finetune/single+fullname", "finetune/multi5+fullname", "finetune/multi5+permute")
 
@@ -424,7 +424,7 @@ def claims(scale: Scale, preset: BiographyPreset) -> list[Claim]:
 def recall_note(results: Results) -> str:
     """The worst recall of all models, in words."""
     worst = min(run.number(f"recall_{half}") for run in results.runs.values() for half in ("train", "test"))
-    return f"Facts recalled within their biography: {worst:.1%} or more"
+    return f"Recall within biographies ≥ {worst:.1%}"
 
 
 def plots(results: Results, folder: Path) -> list[Path]:
@@ -445,9 +445,10 @@ def plots(results: Results, folder: Path) -> list[Path]:
             bar_with_intervals(
                 folder / "ladder.png",
                 series,
-                title="Answering about held-out people, by how biographies were told and when questions came",
-                subtitle=f"{recall_note(results)}; {len(results.seeds)} seed(s), 95 % intervals",
-                xlabel="Questions about held-out people answered",
+                title="Answers about held-out people",
+                subtitle=f"by how biographies were told. {recall_note(results)}; "
+                f"{len(results.seeds)} seed(s), 95 % intervals",
+                xlabel="Questions answered exactly",
                 chance=first.number("chance.mean"),
             )
         )
@@ -459,7 +460,7 @@ def plots(results: Results, folder: Path) -> list[Path]:
                 run.at("curves.step"),
                 {label: results.curves("mixed/single", f"curves.{name}") for name, label in CURVES.items()},
                 title="Order of learning in mixed training",
-                subtitle="Single biographies; questions on the trained half of the people only",
+                subtitle="Biographies told once, questions on the trained half of the people only; first words",
                 xlabel="Training step",
                 ylabel="Accuracy",
             )

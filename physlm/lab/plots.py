@@ -81,7 +81,9 @@ def bar_with_intervals(
                 points = points[np.isfinite(points)]
                 if not len(points):
                     continue
-                y = row + (index - (len(series) - 1) / 2) * thickness
+                # A condition's bars stand around its row, however many of the series it has.
+                there = [name for name, others in series.items() if len(others.get(condition, ()))]
+                y = row + (there.index(label) - (len(there) - 1) / 2) * thickness
                 mean = float(points.mean()) * factor
                 axes.barh(y, mean, height=thickness * 0.88, color=colour, alpha=0.82, linewidth=0, zorder=2)
                 interval = (intervals or {}).get((label, condition))
@@ -211,6 +213,10 @@ def _finish_bars(axes: Axes, conditions: Sequence[str], xlabel: str, percent: bo
         axes.margins(x=0.1)
 
 
+_LEGEND_CHARACTERS = 90
+"""How much text a row of the legend holds."""
+
+
 def _legend(figure: Figure, axes: Axes, labels: Mapping[str, Any], chance: float | None) -> None:
     """A legend below the axes, when there is anything to tell apart."""
     from matplotlib.lines import Line2D
@@ -224,7 +230,8 @@ def _legend(figure: Figure, axes: Axes, labels: Mapping[str, Any], chance: float
             handles = [*handles, Line2D([], [], color=_FAINT, linewidth=1, linestyle=(0, (4, 3)), label="chance")]
         names = [str(handle.get_label()) for handle in handles]
     if handles:
-        columns = min(len(handles), 3)
+        longest = max(len(name) for name in names)
+        columns = max(1, min(len(handles), 3, _LEGEND_CHARACTERS // (longest + 5)))
         figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, handlelength=1.6)
 
 
