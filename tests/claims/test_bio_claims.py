@@ -105,8 +105,11 @@ def test_the_record_belongs_to_this_code(record):
 
 
 def test_no_claim_is_left_out(record):
-    """A claim that does not hold is recorded too."""
-    assert list(record.verdicts) == list(record.claims)
+    """A claim that does not hold is recorded too: all that the finished runs can decide."""
+    finished = set(record.document["conditions"])
+    decidable = [identity for identity, claim in record.claims.items() if set(claim.conditions) <= finished]
+    assert list(record.verdicts) == decidable
+    assert decidable
 
 
 def test_thresholds_are_those_of_the_code(record):
