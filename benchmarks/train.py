@@ -1,8 +1,12 @@
 """Training: whole steps of our loop beside a plain PyTorch loop around GPT-2 of `transformers`.
 
 A step is: the next packed batch to tensors, forward, loss, backward, clip, AdamW. Both models have the shape of the
-`cpu` preset of `experiments.bio_qa` and take the same batches, fused AdamW and precision; ours turns queries and keys
-(rotary positions), the peer adds learned positions, which is less work.
+`cpu` preset of `experiments.bio_qa` and take the same batches and fused AdamW; ours turns queries and keys (rotary
+positions), the peer adds learned positions, which is less work.
+
+The headline is the precision that the preset trains in, "auto": bfloat16 matrix products where the hardware does them
+fast, under the same autocast on both sides. Float32 on both sides comes second; there the ratio is about 1, because
+both spend their time in the same matrix kernels.
 """
 
 from __future__ import annotations
@@ -75,47 +79,41 @@ def run(settings: Settings) -> Result:
         source = Source(world, "biographies")
         return PackedStream([source], context=config.context, batch_size=preset.batch_size, key=Key.of("benchmark"))
 
-    precisions: list[Precision] = ["float32"]
-    has_bfloat16 = choose_precision("auto", CPU) == torch.bfloat16
-    if has_bfloat16:
-        precisions.append("auto")
+    recipe = Recipe(steps=steps, learning_rate=LEARNING_RATE)
+    precisions: dict[str, Precision] = {"auto": "auto"}
+    if choose_precision("auto", CPU) != torch.float32:
+        precisions["float32"] = "float32"
     loops: dict[str, Callable[[], object]] = {}
-    recipe = Recipe(steps=steps, learning_rate=LEARNING_RATE, precision="float32")
-    for precision in precisions:
+    for name, precision in precisions.items():
         torch.manual_seed(0)
         peer = gpt2_like(config, eos=world.eos, pad=world.pad)
-        loops[f"ours {precision}"] = our_loop(config, stream(), replace(recipe, precision=precision))
-        loops[f"peer {precision}"] = peer_loop(peer, stream(), replace(recipe, precision=precision))
+        loops[f"ours {name}"] = our_loop(config, stream(), replace(recipe, precision=precision))
+        loops[f"peer {name}"] = peer_loop(peer, stream(), replace(recipe, precision=precision))
     torch.manual_seed(0)
     untuned = gpt2_like(config, eos=world.eos, pad=world.pad, activation=DEFAULT_GELU)
-    loops["untuned peer"] = peer_loop(untuned, stream(), replace(recipe, precision="float32"))
+    loops["untuned peer"] = peer_loop(untuned, stream(), recipe)
     result = race(loops, settings.repetitions)
 
     tokens = steps * preset.batch_size * config.context
-    auto: dict[str, Any] | None = None
+    float32 = "float32" if "float32" in precisions else "auto"
+    in_float32 = {
+        "value": result.rate(f"ours {float32}", tokens),
+        "peer_value": result.rate(f"peer {float32}", tokens),
+        "ratio": result.ratio(f"ours {float32}", f"peer {float32}"),
+        "ratio_by_cpu_time": result.ratio(f"ours {float32}", f"peer {float32}", "cpu"),
+        "note": "about 1 is expected: both sides are bound by the same matrix kernels",
+    }
     as_it_comes = {
         "value": result.rate("untuned peer", tokens),
-        "ratio": result.ratio("ours float32", "untuned peer"),
+        "ratio": result.ratio("ours auto", "untuned peer"),
     }
-    rows: list[tuple[str, float, float | None]] = [("the peer with its default GELU", as_it_comes["value"], None)]
-    if has_bfloat16:
-        auto = {
-            "precision": "bfloat16 matrix products",
-            "value": result.rate("ours auto", tokens),
-            "peer_value": result.rate("peer auto", tokens),
-            "ratio": result.ratio("ours auto", "peer auto"),
-        }
-        rows += [
-            ("physlm, bfloat16 products", auto["value"], auto["ratio"]),
-            (f"{NAME}, bfloat16 products", auto["peer_value"], None),
-        ]
     return Result(
         benchmark="train",
         unit="tokens per second",
-        value=result.rate("ours float32", tokens),
+        value=result.rate("ours auto", tokens),
         peer=NAME,
-        peer_value=result.rate("peer float32", tokens),
-        ratio=result.ratio("ours float32", "peer float32"),
+        peer_value=result.rate("peer auto", tokens),
+        ratio=result.ratio("ours auto", "peer auto"),
         parameters={
             "layers": config.layers,
             "heads": config.heads,
@@ -125,14 +123,18 @@ def run(settings: Settings) -> Result:
             "batch_size": preset.batch_size,
             "parameters": parameter_count(config),
             "steps": steps,
-            "precision": "float32",
+            "precision": str(choose_precision("auto", CPU)).removeprefix("torch."),
         },
         details={
-            "ratio_spread": result.spread("ours float32", "peer float32"),
-            "ratio_by_cpu_time": result.ratio("ours float32", "peer float32", "cpu"),
-            "milliseconds_per_step": 1e3 * tokens / steps / result.rate("ours float32", tokens),
-            "auto_precision": auto,
+            "ratio_spread": result.spread("ours auto", "peer auto"),
+            "ratio_by_cpu_time": result.ratio("ours auto", "peer auto", "cpu"),
+            "milliseconds_per_step": 1e3 * tokens / steps / result.rate("ours auto", tokens),
+            "float32": in_float32,
             "peer_with_default_gelu": as_it_comes,
         },
-        rows=rows,
+        rows=[
+            ("physlm, float32", in_float32["value"], in_float32["ratio"]),
+            (f"{NAME}, float32", in_float32["peer_value"], None),
+            ("the peer with its default GELU", as_it_comes["value"], None),
+        ],
     )

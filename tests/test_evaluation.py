@@ -8,6 +8,7 @@ from physlm import evaluation
 from physlm.data.contract import Samples
 from physlm.evaluation import answer_matches, first_token_matches, masked_answer_matches, token_matches
 from physlm.models.generation import generate
+from physlm.models.low_rank import add_low_rank
 from physlm.models.positions import Learned, Rotary
 from physlm.models.transformer import Transformer, TransformerConfig
 
@@ -19,9 +20,22 @@ def make(**changes) -> Transformer:
     return Transformer(TransformerConfig(**{**shape, **changes}), seed=2)
 
 
-MODELS = {"rotary": make(position=Rotary(fraction=0.5)), "learned": make(position=Learned())}
+def make_low_rank() -> Transformer:
+    model = make(position=Rotary(fraction=0.5))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in add_low_rank(model, rank=2, embedding_rank=3, seed=1):
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+MODELS = {
+    "rotary": make(position=Rotary(fraction=0.5)),
+    "learned": make(position=Learned()),
+    "low rank": make_low_rank(),
+}
 MASKED = make(causal=False)
-both = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 
 documents = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9).map(np.array)
 
@@ -31,7 +45,7 @@ def ragged(parts) -> Samples:
     return Samples(np.concatenate(parts), np.cumsum([0, *map(len, parts)]), {})
 
 
-@both
+@each_model
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), prompts=st.lists(documents, min_size=1, max_size=8), batch_size=st.integers(1, 9))
 def test_answers_match_exactly_when_generation_gives_them(model, data, prompts, batch_size):
@@ -62,7 +76,7 @@ def test_answers_match_exactly_when_generation_gives_them(model, data, prompts, 
         assert first_token_matches(model, prompts, answers, batch_size=batch_size).tolist() == expected
 
 
-@both
+@each_model
 def test_true_answers_match_and_their_prefixes_do_not(model):
     rng = np.random.default_rng(0)
     prompts = [rng.integers(2, VOCABULARY, 1 + i % 5) for i in range(60)]
@@ -77,6 +91,49 @@ def test_true_answers_match_and_their_prefixes_do_not(model):
     assert not answer_matches(model, prompts, wrong_at_the_end, stop=STOP).any()
 
 
+@each_model
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_questions_that_start_alike_have_the_answers_of_generation(model, batch_size):
+    # Few openings and few names, prompts within prompts, repeated prompts, answers of any length and any first token.
+    rng = np.random.default_rng(batch_size)
+    openings = [[STOP, 5, 6, 7], [STOP, 5, 6], [STOP, 8], [9]]
+    prompts = [
+        np.array([*openings[rng.integers(4)], *rng.integers(2, 5, rng.integers(0, 4)), *[11, 12][: rng.integers(3)]])
+        for _ in range(150)
+    ]
+    made = generate(model, prompts, max_new_tokens=19, stop=STOP)
+    answers = [continuation[:18] for continuation in made]
+    for i in range(0, 150, 3):
+        answers[i] = answers[i].copy()
+        if len(answers[i]):
+            place = 0 if i % 2 else rng.integers(len(answers[i]))
+            answers[i][place] = answers[i][place] % (VOCABULARY - 1) + 1
+    expected = [np.array_equal(a, b) for a, b in zip(made, answers, strict=True)]
+    assert 0 < sum(expected) < 150
+    assert answer_matches(model, prompts, answers, stop=STOP, batch_size=batch_size).tolist() == expected
+
+
+@pytest.mark.parametrize("width", range(1, 33))
+def test_padding_for_speed_stays_within_the_context(width):
+    model = MODELS["learned"]
+    prompts = [np.arange(width) % VOCABULARY, np.array([3])]
+    said = generate(model, prompts, max_new_tokens=1, stop=STOP)
+    said = [continuation if len(continuation) else np.array([STOP]) for continuation in said]
+    assert first_token_matches(model, prompts, said).all()
+
+
+@pytest.mark.parametrize("target", range(4))
+def test_among_equal_logits_the_first_counts(target):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(4, (300, 4), generator=generator).float()
+    logits[:20] = float("nan")
+    logits[20:40, :2] = float("-inf")
+    logits[40:60] = float("-inf")
+    targets = torch.full((300,), target)
+    expected = logits.argmax(-1) == targets
+    assert torch.equal(evaluation._is_argmax(logits.clone(), targets), expected)
+
+
 def test_an_empty_answer_is_stopping_at_once():
     model = MODELS["rotary"]
     prompts = [np.array([token]) for token in range(VOCABULARY)]
@@ -85,7 +142,7 @@ def test_an_empty_answer_is_stopping_at_once():
     assert answer_matches(model, prompts, empty, stop=9).tolist() == [len(row) == 0 for row in made]
 
 
-@both
+@pytest.mark.parametrize("model", [*MODELS.values(), make(layers=1)], ids=[*MODELS, "one block"])
 @settings(max_examples=25, deadline=None)
 @given(
     parts=st.lists(st.lists(st.integers(0, VOCABULARY - 1), max_size=9), min_size=1, max_size=8),
@@ -182,6 +239,8 @@ SAMPLES = ragged([[2, 3]])
             "needs a bidirectional model, got causal=True",
         ),
         (lambda: answer_matches(MODELS["rotary"], EMPTY, ONE, stop=STOP), "at least one token, got none in prompt 0"),
+        (lambda: answer_matches(MODELS["rotary"], ONE, ONE, stop=-1), r"token ids in \[0, 23\), got -1"),
+        (lambda: first_token_matches(MODELS["rotary"], ONE, [np.array([23])]), r"token ids in \[0, 23\), got 23"),
         (lambda: answer_matches(MODELS["rotary"], ONE, ONE * 2, stop=STOP), "got 1 prompts and 2 answers"),
         (lambda: first_token_matches(MODELS["rotary"], ONE, EMPTY), "at least one token, got none in answer 0"),
         (lambda: answer_matches(MODELS["rotary"], ONE, ONE, stop=STOP, batch_size=0), "batch_size must be ≥ 1, got 0"),

@@ -5,8 +5,11 @@
 - `causal=False` gives the masked-language-model twin; nothing else changes.
 - Hidden states are captured by name (`embed`, `block.3.resid_mid`, `block.3.attn_out`, …) in the one forward pass.
 - A `Cache` makes decoding incremental; it is the same attention code, fed with fewer queries.
+- A `Layout` lays documents that start alike over each other: everything but attention reads what they share once,
+  and the last block and final norm do their work only where hidden states are asked for.
 
-Shape legend: B batch, T queries, S keys, H heads, D head width, W model width, V vocabulary.
+Shape legend: B batch, T queries, S keys, H heads, D head width, W model width, V vocabulary, N tokens of a layout,
+A asked places.
 Source: Physics of Language Models 3.1, App. B (GPT2-rotary); Radford et al. 2019 (GPT-2).
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from physlm.models.linear import linear
 from physlm.models.positions import PositionalEncoding, PositionConfig, Rotary, position_from_dict
 
 
@@ -145,6 +149,32 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Documents `[B, T]` over tokens `[N]` that several of them may share, for reading without gradients.
+
+    In a causal model, documents share a token if they are the same up to and including it. Places that belong to no
+    document hold any token; there, nothing is asked.
+    """
+
+    tokens: Int[Tensor, "B T"]
+    """The token at every place, as an index."""
+    places: Int[Tensor, " N"]
+    """A place of every token, counted row by row."""
+    asked: Int[Tensor, " A"]
+    """Places whose final hidden states are wanted."""
+    first_asked: int
+    """Column before which nothing is asked."""
+
+    def after_attention(self, last: bool) -> Int[Tensor, " places"]:
+        """Where the results of attention are wanted, among its queries; those of the last block begin later."""
+        if not last:
+            return self.places
+        columns = self.tokens.shape[1]
+        rows = torch.div(self.asked, columns, rounding_mode="floor")
+        return self.asked - (rows + 1) * self.first_asked
+
+
+@dataclass(frozen=True)
 class Read:
     """What every block needs to know about the tokens being read in this pass."""
 
@@ -156,6 +186,9 @@ class Read:
     """Additive mask or positional score, broadcastable to `[B, H, T, S]`."""
     cache: Cache | None
     capture: Capture
+    layout: Layout | None = None
+    last: bool = False
+    """Whether this is the last block, which with a layout goes on only where something is asked."""
 
 
 class Attention(nn.Module):
@@ -174,20 +207,29 @@ class Attention(nn.Module):
         # Kept out of the module tree: the encoding belongs to the model and is shared by all blocks.
         self.__dict__["position"] = position
 
-    def forward(self, residual: Float[Tensor, "B T W"], read: Read) -> Float[Tensor, "B T W"]:
-        """Mix information between positions."""
+    def forward(self, residual: Float[Tensor, "... W"], read: Read) -> Float[Tensor, "... W"]:
+        """Mix information between positions, `[B, T, W]`; `[N, W]` or `[A, W]` in a layout."""
         heads = self.config.heads
         weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
         bias = torch.cat([self.query.bias, self.key.bias, self.value.bias])
-        projected = rearrange(F.linear(residual, weight, bias), "B T (three H D) -> three B H T D", three=3, H=heads)
+        projected = linear(residual, weight, bias)
+        if read.layout is not None:
+            # As fast as copying, which indexing is not.
+            projected = F.embedding(read.layout.tokens, projected)
+        projected = rearrange(projected, "B T (three H D) -> three B H T D", three=3, H=heads)
         queries, keys = self.position.rotate(projected[:2], read.positions).unbind(0)
         values = projected[2]
         if read.cache is not None:
             keys, values = read.cache.extend(self.layer, keys, values)
         if self.position.replaces_content:
             queries = torch.zeros_like(queries)
+        if read.layout is not None and read.last:
+            queries = queries[:, :, read.layout.first_asked :]
         mixed = self._attend(queries, keys, values, read)
-        return self.output(rearrange(mixed, "B H T D -> B T (H D)"))
+        mixed = rearrange(mixed, "B H T D -> B T (H D)")
+        if read.layout is not None:
+            mixed = mixed.flatten(0, 1).index_select(0, read.layout.after_attention(read.last))
+        return linear(mixed, self.output.weight, self.output.bias)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, read: Read) -> Float[Tensor, "B H T D"]:
         """Softmax attention by the fused kernel, which on a CPU is several times faster in float32 than in bfloat16."""
@@ -213,9 +255,10 @@ class MLP(nn.Module):
         self.up = nn.Linear(config.width, config.mlp_width)
         self.down = nn.Linear(config.mlp_width, config.width)
 
-    def forward(self, residual: Float[Tensor, "B T W"]) -> Float[Tensor, "B T W"]:
+    def forward(self, residual: Float[Tensor, "... W"]) -> Float[Tensor, "... W"]:
         """Transform each position on its own."""
-        return self.down(F.gelu(self.up(residual), approximate="tanh"))
+        activated = linear(residual, self.up.weight, self.up.bias, gelu=True)
+        return linear(activated, self.down.weight, self.down.bias)
 
 
 class Block(nn.Module):
@@ -230,12 +273,14 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, residual: Float[Tensor, "B T W"], read: Read) -> Float[Tensor, "B T W"]:
-        """Read from and add to the residual stream."""
+    def forward(self, residual: Float[Tensor, "... W"], read: Read) -> Float[Tensor, "... W"]:
+        """Read from and add to the residual stream, `[B, T, W]`, `[N, W]` or `[A, W]` in a layout."""
         capture = read.capture
         capture(f"block.{self.layer}.resid_pre", residual)
         attention_out = self.dropout(self.attention(self.attention_norm(residual), read))
         capture(f"block.{self.layer}.attn_out", attention_out)
+        if read.layout is not None and read.last:
+            residual = residual[read.layout.tokens.flatten()[read.layout.asked]]
         residual = residual + attention_out
         capture(f"block.{self.layer}.resid_mid", residual)
         mlp_out = self.dropout(self.mlp(self.mlp_norm(residual)))
@@ -287,19 +332,21 @@ class Transformer(nn.Module):
 
     def hidden(
         self,
-        tokens: Int[Tensor, "B T"],
+        tokens: Int[Tensor, "..."],
         *,
         documents: Int[Tensor, "B T"] | None = None,
         cache: Cache | None = None,
         capture: Capture | None = None,
-    ) -> Float[Tensor, "B T W"]:
-        """Final normalised hidden states.
+        layout: Layout | None = None,
+    ) -> Float[Tensor, "... W"]:
+        """Final normalised hidden states, `[B, T, W]`, or with a layout `[A, W]`.
 
         Args:
-            tokens: token ids.
+            tokens: token ids, `[B, T]`, or with a layout `[N]`.
             documents: document number of every token; attention then stays within a document. Not with a cache.
             cache: keys and values of earlier tokens; these tokens are read as their continuation.
             capture: collects named hidden states.
+            layout: how the documents are laid over `tokens`, and where hidden states are wanted.
 
         Raises:
             ValueError: if learned positions would be read beyond the context, or `documents` come with a cache.
@@ -308,7 +355,7 @@ class Transformer(nn.Module):
         if cache is not None and documents is not None:
             raise ValueError("a cache holds one document per row, got `documents` as well; leave one of them out")
         start = cache.length if cache is not None else 0
-        end = start + tokens.shape[1]
+        end = start + (tokens if layout is None else layout.tokens).shape[1]
         self.position.reserve(end)
         key_positions = torch.arange(end, device=tokens.device)
         positions = key_positions[start:]
@@ -319,12 +366,22 @@ class Transformer(nn.Module):
         if documents is not None or (masked and not plain):
             visible = self._visible(positions, key_positions, documents)
             score = torch.where(visible, 0.0 if score is None else score, float("-inf"))
-        read = Read(positions, plain, score, cache, capture)
+        read = Read(positions, plain, score, cache, capture, layout)
+        last_read = replace(read, last=True)
+        if layout is not None:
+            # The last block has fewer queries than keys, which the fused kernel's mask is not made for.
+            if plain:
+                score = torch.where(self._visible(positions, key_positions, None), 0.0, float("-inf"))
+            score = None if score is None else score[..., layout.first_asked :, :]
+            last_read = replace(last_read, causal=False, score=score)
 
-        residual = self.dropout(self.position.embed(self.embed(tokens), positions))
+        token_positions = positions if layout is None else positions[layout.places % len(positions)]
+        residual = self.dropout(self.position.embed(self.embed(tokens), token_positions))
         capture("embed", residual)
-        for block in self.blocks:
+        *earlier, last = self.blocks
+        for block in earlier:
             residual = block(residual, read)
+        residual = last(residual, last_read)
         if cache is not None:
             cache.length = end
         residual = self.final_norm(residual)
