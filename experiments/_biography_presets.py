@@ -134,7 +134,7 @@ CELEBRITY_PRESETS: Mapping[Scale, BiographyPreset] = {
 # In no budget of minutes was the masked model seen to memorise (docs/lab-notes.md); this one says so quickly.
 MASKED_PRESETS: Mapping[Scale, BiographyPreset] = {
     **PRESETS,
-    "cpu": replace(_CPU, masked=replace(_CPU.masked, steps=3000)),
+    "cpu": replace(_CPU, masked=replace(_CPU.masked, steps=2000)),
 }
 
 
