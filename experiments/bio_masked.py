@@ -56,13 +56,12 @@ def conditions(preset: BiographyPreset) -> list[Condition]:
 
 
 def masked_attempts(preset: BiographyPreset) -> list[tuple[Recipe, LowRank]]:
-    """Two learning rates and two ranks."""
-    rates = (preset.low_rank_finetuning.learning_rate, preset.low_rank_finetuning.learning_rate / 3)
-    ranks = (preset.low_rank.rank, min(4 * preset.low_rank.rank, preset.model.width))
+    """The causal model's finetuning, and one at a third of its learning rate and four times its rank."""
+    rate = preset.low_rank_finetuning.learning_rate
+    rank = min(4 * preset.low_rank.rank, preset.model.width)
     return [
-        (replace(preset.low_rank_finetuning, learning_rate=rate), replace(preset.low_rank, rank=rank))
-        for rate in rates
-        for rank in ranks
+        (preset.low_rank_finetuning, preset.low_rank),
+        (replace(preset.low_rank_finetuning, learning_rate=rate / 3), replace(preset.low_rank, rank=rank)),
     ]
 
 
