@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.gpt2 import NAME, copy_weights, gpt2_like
+from benchmarks.gpt2 import NAME, gpt2_like
 from benchmarks.harness import THREADS, Result, Settings, race
 from experiments._biographies import BiographyPreset, WorldShape
 from experiments._biography_presets import PRESETS
@@ -104,8 +104,7 @@ def contest(shape: WorldShape, preset: BiographyPreset, settings: Settings) -> d
     source = Source(world, "questions_train")
     stream = PackedStream([source], context=config.context, batch_size=preset.batch_size, key=Key.of("benchmark"))
     train(model, stream, Recipe(steps=3 if settings.quick else TRAINING_STEPS, learning_rate=LEARNING_RATE))
-    peer = gpt2_like(config, eos=stop, pad=pad).eval()
-    copy_weights(model, peer)
+    peer = gpt2_like(model, eos=stop, pad=pad).eval()
 
     def theirs(batch_size: int, *, informed: bool = False) -> NDArray[np.bool_]:
         return peer_matches(

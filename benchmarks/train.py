@@ -18,10 +18,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.gpt2 import DEFAULT_GELU, NAME, gpt2_like
+from benchmarks.gpt2 import NAME, gpt2_like
 from benchmarks.harness import THREADS, Result, Settings, race
 from experiments._biography_presets import PRESETS
 from physlm.data.streams import IGNORE, PackedStream, Source
+from physlm.models.positions import Learned
 from physlm.models.transformer import Transformer, TransformerConfig, parameter_count
 from physlm.randomness import Key
 from physlm.training.loop import train
@@ -83,14 +84,13 @@ def run(settings: Settings) -> Result:
     precisions: dict[str, Precision] = {"auto": "auto"}
     if choose_precision("auto", CPU) != torch.float32:
         precisions["float32"] = "float32"
+    learned = Transformer(replace(config, position=Learned()), seed=0)
     loops: dict[str, Callable[[], object]] = {}
     for name, precision in precisions.items():
-        torch.manual_seed(0)
-        peer = gpt2_like(config, eos=world.eos, pad=world.pad)
+        peer = gpt2_like(learned, eos=world.eos, pad=world.pad)
         loops[f"ours {name}"] = our_loop(config, stream(), replace(recipe, precision=precision))
         loops[f"peer {name}"] = peer_loop(peer, stream(), replace(recipe, precision=precision))
-    torch.manual_seed(0)
-    untuned = gpt2_like(config, eos=world.eos, pad=world.pad, activation=DEFAULT_GELU)
+    untuned = gpt2_like(learned, eos=world.eos, pad=world.pad, default_gelu=True)
     loops["untuned peer"] = peer_loop(untuned, stream(), recipe)
     result = race(loops, settings.repetitions)
 

@@ -6,6 +6,7 @@
   and from which a bidirectional model is kept by its document mask.
 - Most of the last block, and the head, run only on the positions that are asked about.
 - The right token is compared with the largest other logit, which is cheaper to find than where the largest is.
+- `score` gives the log-probability of every token instead, in natural logarithms.
 - Questions start alike (`What is the birth city of …`): documents are sorted, and what those of a batch share with
   the one before is read once, by everything but attention. Padding is seen by attention only.
 
@@ -18,7 +19,8 @@ Source: Physics of Language Models 3.1, §2.2 and App. D (answer and first-token
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,11 +29,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from physlm.data.contract import IntArray, Samples
-from physlm.models.generation import evaluating
-from physlm.models.linear import linear
+from physlm.models.decoding import evaluating, log_normaliser
 from physlm.models.transformer import Layout, Transformer
 
 BoolArray = NDArray[np.bool_]
+Judge = Callable[[Tensor, Tensor], Tensor]
+"""What logits `[N, V]`, which it may overwrite, say of targets `[N]`."""
 
 LOGITS_AT_ONCE = 2**24
 """Most logits that the head makes at once (64 MiB in float32)."""
@@ -66,16 +69,10 @@ def answer_matches(
         ValueError: if the model is bidirectional, a prompt is empty, or prompts and answers differ in number.
     """
     _require_causal(model, True)
-    answer_lengths = _paired_lengths(prompts, answers)
+    _check_pairs(prompts, answers)
     end = np.array([stop], dtype=np.int64)
-    tokens, offsets = _end_to_end([part for pair in zip(prompts, answers, strict=True) for part in (*pair, end)])
-    # What is asked for is the answer and `stop`, each at the token before it.
-    first, counts = offsets[1::3], answer_lengths + 1
-    answer_offsets = np.append(0, np.cumsum(counts))
-    places = np.repeat(first - answer_offsets[:-1], counts) + np.arange(answer_offsets[-1])
-    asked = np.zeros(len(tokens), dtype=bool)
-    asked[places - 1] = True
-    return _all_right(_are_most_likely(model, tokens, offsets[::3], asked, tokens[places], batch_size), answer_offsets)
+    right, answer_offsets = _at_continuations(model, prompts, answers, end, batch_size, _is_argmax)
+    return _all_right(right.astype(bool), answer_offsets)
 
 
 def first_token_matches(
@@ -96,14 +93,51 @@ def first_token_matches(
         ValueError: if the model is bidirectional, a prompt or answer is empty, or they differ in number.
     """
     _require_causal(model, True)
-    answer_lengths = _paired_lengths(prompts, answers)
-    if (answer_lengths == 0).any():
-        raise ValueError(f"an answer must have at least one token, got none in answer {int(answer_lengths.argmin())}")
+    _check_pairs(prompts, answers)
+    for i, answer in enumerate(answers):
+        if len(answer) == 0:
+            raise ValueError(f"an answer must have at least one token, got none in answer {i}")
     inputs, offsets = _end_to_end(prompts)
     asked = np.zeros(len(inputs), dtype=bool)
     asked[offsets[1:] - 1] = True
     targets = np.array([answer[0] for answer in answers], dtype=np.int64)
     return _are_most_likely(model, inputs, offsets, asked, targets, batch_size)
+
+
+def score(
+    model: Transformer, prompts: Sequence[IntArray], continuations: Sequence[IntArray], *, batch_size: int = 256
+) -> list[NDArray[np.float64]]:
+    """Natural logarithm of the probability of each token of a continuation, given all that comes before it.
+
+    Their sum is the log-probability of the whole continuation. To score whole documents, let every prompt be the token
+    that comes between documents in training. That a continuation ends is scored only if the token that ends it is part
+    of it.
+
+    Example:
+        >>> from physlm.models.transformer import TransformerConfig
+        >>> model = Transformer(TransformerConfig(vocab_size=100, context=16, layers=2, heads=2, width=32), seed=0)
+        >>> question = np.array([5, 7])
+        >>> scores = score(model, [question, question], [np.array([8, 0]), np.array([6, 6, 0])])
+        >>> [len(one) for one in scores]
+        [2, 3]
+
+    Args:
+        model: a causal model.
+        prompts: token ids of each prompt, at least one. Texts that start alike cost less.
+        continuations: token ids of what follows each of them, perhaps none.
+        batch_size: texts per forward pass.
+
+    Returns:
+        For each continuation as many numbers ≤ 0 as it has tokens, in nats.
+
+    Raises:
+        ValueError: if the model is bidirectional, a prompt is empty, or prompts and continuations differ in number.
+    """
+    _require_causal(model, True)
+    _check_pairs(prompts, continuations)
+    end = np.zeros(0, dtype=np.int64)
+    values, offsets = _at_continuations(model, prompts, continuations, end, batch_size, _log_probabilities)
+    return [values[start:end].copy() for start, end in pairwise(offsets)]
 
 
 def masked_answer_matches(
@@ -185,16 +219,19 @@ def _require_causal(model: Transformer, causal: bool) -> None:
     if model.config.causal != causal:
         kind, other = ("causal", "masked_answer_matches") if causal else ("bidirectional", "answer_matches")
         raise ValueError(f"this needs a {kind} model, got causal={model.config.causal}; see {other}")
+    if causal and not model.config.position.cacheable:
+        raise ValueError(
+            f"{model.config.position.name} positions cannot be scored in one pass: later tokens change earlier ones; "
+            "use physlm.generate, which reads the text again for every token"
+        )
 
 
-def _paired_lengths(prompts: Sequence[IntArray], answers: Sequence[IntArray]) -> NDArray[np.int64]:
-    """Lengths of the answers, once prompts are known to be fit."""
+def _check_pairs(prompts: Sequence[IntArray], answers: Sequence[IntArray]) -> None:
     if len(prompts) != len(answers):
         raise ValueError(f"every prompt needs an answer, got {len(prompts)} prompts and {len(answers)} answers")
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise ValueError(f"a prompt must have at least one token, got none in prompt {i}")
-    return np.array([len(answer) for answer in answers], dtype=np.int64)
 
 
 def _end_to_end(arrays: Sequence[IntArray]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -209,15 +246,42 @@ def _all_right(right: BoolArray, offsets: IntArray) -> BoolArray:
     return wrong_before[1:] == wrong_before[:-1]
 
 
+def _at_continuations(
+    model: Transformer,
+    prompts: Sequence[IntArray],
+    continuations: Sequence[IntArray],
+    end: IntArray,
+    batch_size: int,
+    judge: Judge,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What `judge` says of every token of the continuations, each followed by `end`, and where each of them starts."""
+    tokens, offsets = _end_to_end([part for pair in zip(prompts, continuations, strict=True) for part in (*pair, end)])
+    first, counts = offsets[1::3], offsets[3::3] - offsets[1::3]
+    continuation_offsets = np.append(0, np.cumsum(counts))
+    places = np.repeat(first - continuation_offsets[:-1], counts) + np.arange(continuation_offsets[-1])
+    # Each token is asked for at the one before it.
+    asked = np.zeros(len(tokens), dtype=bool)
+    asked[places - 1] = True
+    return _judge(model, tokens, offsets[::3], asked, tokens[places], batch_size, judge), continuation_offsets
+
+
 def _are_most_likely(
+    model: Transformer, tokens: IntArray, offsets: IntArray, asked: BoolArray, targets: IntArray, batch_size: int
+) -> BoolArray:
+    """Whether each target is the most likely output at its input; for the arguments see `_judge`."""
+    return _judge(model, tokens, offsets, asked, targets, batch_size, _is_argmax).astype(bool)
+
+
+def _judge(
     model: Transformer,
     tokens: IntArray,
     offsets: IntArray,
     asked: BoolArray,
     targets: IntArray,
     batch_size: int,
-) -> BoolArray:
-    """Whether each target is the most likely output at its input.
+    judge: Judge,
+) -> NDArray[np.float64]:
+    """What `judge` says of each target at its input; truth values are zero and one.
 
     Args:
         model: the model.
@@ -226,13 +290,17 @@ def _are_most_likely(
         asked: inputs at which an output is asked for, `[tokens]`.
         targets: the output asked for at each of them, in their order.
         batch_size: documents per forward pass.
+        judge: compares outputs with targets.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be ≥ 1, got {batch_size}")
     vocab_size = model.config.vocab_size
-    if outside := [int(token) for token in targets if not 0 <= token < vocab_size]:
-        raise ValueError(f"what is asked for must be token ids in [0, {vocab_size}), got {outside[0]}")
-    right = np.zeros(len(tokens), dtype=bool)
+    # An accelerator that looks up a token that does not exist is lost to the whole process.
+    for what, numbers in (("what is asked for", targets), ("what is read", tokens)):
+        outside = (numbers < 0) | (numbers >= vocab_size)
+        if outside.any():
+            raise ValueError(f"{what} must be token ids in [0, {vocab_size}), got {numbers[outside][0]}")
+    said = np.zeros(len(tokens), dtype=np.float64)
     wanted = np.zeros(len(tokens), dtype=np.int64)
     wanted[asked] = targets
     causal = model.config.causal
@@ -259,8 +327,8 @@ def _are_most_likely(
                 layout=layout,
             )
             targets_here = torch.from_numpy(wanted[places[here]]).to(device)
-            right[places[here]] = _have_largest_logit(model, hidden, targets_here).cpu().numpy()
-    return right[asked]
+            said[places[here]] = _by_slices(model, hidden, targets_here, judge).cpu().numpy()
+    return said[asked]
 
 
 def _fast_width(width: int, context: int) -> int:
@@ -306,13 +374,18 @@ def _lay_out(
     return Layout(numbers, places, wanted, int(asked.any(axis=0).argmax())), firsts
 
 
-def _have_largest_logit(
-    model: Transformer, hidden: Float[Tensor, "N W"], targets: Int[Tensor, " N"]
-) -> Bool[Tensor, " N"]:
-    """Whether `argmax` of the logits of each hidden state is its target."""
+def _by_slices(
+    model: Transformer, hidden: Float[Tensor, "N W"], targets: Int[Tensor, " N"], judge: Judge
+) -> Bool[Tensor, " N"] | Float[Tensor, " N"]:
+    """What `judge` says of the targets, for so many at once that their logits fit."""
     rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     parts = zip(hidden.split(rows), targets.split(rows), strict=True)
-    return torch.cat([_is_argmax(linear(states, model.head.weight), target) for states, target in parts])
+    return torch.cat([judge(model.head(states), target) for states, target in parts])
+
+
+def _log_probabilities(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Natural logarithm of the probability of each target."""
+    return (logits.gather(1, targets[:, None]).double() - log_normaliser(logits)).squeeze(1)
 
 
 def _is_argmax(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:

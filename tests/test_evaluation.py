@@ -7,17 +7,19 @@ from hypothesis import strategies as st
 from physlm import evaluation
 from physlm.data.contract import Samples
 from physlm.evaluation import answer_matches, first_token_matches, masked_answer_matches, token_matches
+from physlm.models.canon import Canon
 from physlm.models.generation import generate
 from physlm.models.low_rank import add_low_rank
-from physlm.models.positions import Learned, Rotary
+from physlm.models.positions import Deberta, Learned, NoPosition, Rotary, Uniform
 from physlm.models.transformer import Transformer, TransformerConfig
 
 STOP, MASK, VOCABULARY = 0, 1, 23
+SEED = 23
 
 
 def make(**changes) -> Transformer:
     shape = {"vocab_size": VOCABULARY, "context": 32, "layers": 2, "heads": 2, "width": 16, "initial_std": 0.4}
-    return Transformer(TransformerConfig(**{**shape, **changes}), seed=2)
+    return Transformer(TransformerConfig(**{**shape, **changes}), seed=SEED)
 
 
 def make_low_rank() -> Transformer:
@@ -33,6 +35,9 @@ MODELS = {
     "rotary": make(position=Rotary(fraction=0.5)),
     "learned": make(position=Learned()),
     "low rank": make_low_rank(),
+    "relative": make(position=Deberta(distances=16), key_value_heads=1),
+    "canon": make(canon=Canon(sublayers="AB"), position=NoPosition()),
+    "canon everywhere": make(canon=Canon(), gated=True, norm="rms", position=Uniform()),
 }
 MASKED = make(causal=False)
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())

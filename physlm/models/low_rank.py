@@ -3,8 +3,8 @@
 - An update is a `torch.nn.utils.parametrize` parametrization: whoever reads `layer.weight` gets `W + α·A·B`, and the
   transformer knows nothing about it. Only A and B are trained.
 - A starts at zero, so the outputs are unchanged at step 0. α multiplies the update; it is not divided by the rank.
-- Updates go to the query and value matrices of every block, and to the token embedding on its *input side only*:
-  the head stays tied to the frozen embedding.
+- Updates go to the query and value matrices of every block, or others that are named, and to the token embedding on
+  its *input side only*: the head stays tied to the frozen embedding.
 - `low_rank_state` is what a finetuned model adds to its base; `merge_low_rank` folds it in for good.
 
 Shape legend: O rows of a weight, I its columns, R rank.
@@ -14,14 +14,18 @@ not move is our choice where the paper does not say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from physlm.models.transformer import Attention, Transformer
+from physlm.models.transformer import Transformer
+
+Target = Literal["query", "key", "value", "output", "gate", "up", "down", "head"]
+_OF_ATTENTION = ("query", "key", "value", "output")
 
 STD = 0.05
 """Standard deviation of B. At width 64 it trains well with α = 4 and a learning rate of 5e-3."""
@@ -67,6 +71,7 @@ def add_low_rank(
     alpha: float = 4.0,
     std: float = STD,
     train_embedding: bool = False,
+    targets: Sequence[Target] = ("query", "value"),
 ) -> list[nn.Parameter]:
     """Freeze `model` and add trainable updates to it, in place.
 
@@ -79,12 +84,13 @@ def add_low_rank(
 
     Args:
         model: a transformer without updates.
-        rank: rank of the update of each query and value matrix; 0 is none.
+        rank: rank of the update of each matrix in `targets`; 0 is none.
         embedding_rank: rank of the update of the token embedding, seen by the input only; 0 is none.
         seed: of the Gaussian halves of the updates.
         alpha: factor on every low-rank update, > 0.
         std: standard deviation of the Gaussian halves, > 0.
         train_embedding: train a whole matrix on top of the input embedding instead of a low-rank one.
+        targets: which matrices of every block, and "head" for the output side of the embedding.
 
     Returns:
         The trainable parameters, for the optimiser.
@@ -114,9 +120,8 @@ def add_low_rank(
         updates.append((layer, LowRankUpdate(rows, columns, rank, alpha, generator, std=std)))
 
     if rank:
-        for attention in (module for module in model.modules() if isinstance(module, Attention)):
-            add_update(attention.query, rank)
-            add_update(attention.value, rank)
+        for layer in _layers(model, targets):
+            add_update(layer, rank)
     if embedding_rank:
         add_update(model.embed, embedding_rank)
     if train_embedding:
@@ -128,18 +133,39 @@ def add_low_rank(
     return [parameter for _, update in updates for parameter in update.parameters()]
 
 
+def _layers(model: Transformer, targets: Sequence[Target]) -> list[nn.Linear]:
+    """The layers of these names, block by block.
+
+    Raises:
+        ValueError: if a name is unknown, or the model has no such layer.
+    """
+    layers = []
+    for block in model.blocks:
+        for target in targets:
+            if target not in get_args(Target):
+                raise ValueError(f"targets must be among {', '.join(get_args(Target))}, got {target!r}")
+            if target == "head":
+                continue
+            layer = getattr(getattr(block, "attention" if target in _OF_ATTENTION else "mlp"), target, None)
+            if not isinstance(layer, nn.Linear):
+                raise ValueError(f"this model has no {target!r} matrix to update; choose other targets")
+            layers.append(layer)
+    return [*layers, model.head] if "head" in targets else layers
+
+
 def merge_low_rank(model: Transformer) -> None:
     """Fold all updates into the weights, in place: the outputs stay, and every parameter is trainable again.
 
-    If the embedding was updated, input and output embeddings now differ, so the head gets a parameter of its own
-    (the frozen base weight) and the model is untied from here on: it has `vocab_size · width` more parameters than
-    `parameter_count` says, and its `state_dict` loads only into a model that was untied in the same way.
+    If the embedding or the head was updated, the two now differ, so each has a parameter of its own and the model is
+    untied from here on: it has `vocab_size · width` more parameters than `parameter_count` says, and its `state_dict`
+    loads only into a model that was untied in the same way.
     """
-    updated = _updated(model)
-    if "embed" in updated:
-        model.head.weight = nn.Parameter(model.head.weight.detach().clone())
-    for name in updated:
-        parametrize.remove_parametrizations(model.get_submodule(name), "weight", leave_parametrized=True)
+    layers: dict[str, Any] = {name: model.get_submodule(name) for name in _updated(model)}
+    merged = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+    for name, layer in layers.items():
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        # A parameter of its own: what the layer had may be shared by the embedding and the head.
+        layer.weight = nn.Parameter(merged[name])
     model.requires_grad_(True)
 
 

@@ -1,13 +1,16 @@
 """How a model is trained: optimiser, schedule and precision, as data.
 
-Source of the defaults: Physics of Language Models 3.1, App. C and D.
+- `Recipe` is AdamW; `MuonRecipe` trains the matrices inside the blocks by Muon and all else by AdamW.
+- Finished runs are found by the fields of their recipe, so a new way to train is a subclass, never a new field.
+
+Source of the defaults: Physics of Language Models 3.1, App. C and D; Jordan et al. 2024 (Muon).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
@@ -17,7 +20,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Optimiser, schedule and precision.
+    """AdamW, schedule and precision.
 
     Attributes:
         steps: optimiser steps.
@@ -30,6 +33,8 @@ class Recipe:
         precision: "auto" takes bfloat16 matrix products where the hardware has them, else float32;
             weights and optimiser state are float32 in either case.
     """
+
+    optimizer: ClassVar[str] = "adamw"
 
     steps: int
     learning_rate: float
@@ -63,8 +68,12 @@ class Recipe:
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of the optimiser step number `step`, counted from 0."""
+        return self._scheduled(self.learning_rate, step)
+
+    def _scheduled(self, peak: float, step: int) -> float:
+        """Value at `step` of a rate with this peak."""
         if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
+            return peak * (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
         remaining = {
             "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
@@ -72,7 +81,7 @@ class Recipe:
             "constant": 1.0,
         }[self.schedule]
         final = self.final_fraction if self.schedule != "constant" else 0.0
-        return self.learning_rate * (final + (1 - final) * remaining)
+        return peak * (final + (1 - final) * remaining)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object from which `from_dict` makes an equal recipe."""
@@ -81,10 +90,55 @@ class Recipe:
     @classmethod
     def from_dict(cls, entry: dict[str, Any]) -> Recipe:
         """The recipe that `to_dict` described; unknown keys are an error."""
-        known = {item.name for item in fields(cls)}
+        entry = dict(entry)
+        optimizer = entry.pop("optimizer", Recipe.optimizer)
+        classes = {kind.optimizer: kind for kind in (Recipe, MuonRecipe)}
+        if optimizer not in classes or not issubclass(classes[optimizer], cls):
+            allowed = sorted(name for name, kind in classes.items() if issubclass(kind, cls))
+            raise ValueError(f"optimizer of a {cls.__name__} must be one of {allowed}, got {optimizer!r}")
+        known = {item.name for item in fields(classes[optimizer])}
         if unknown := set(entry) - known:
             raise ValueError(f"recipe has no field {sorted(unknown)}; its fields are {sorted(known)}")
-        return cls(**{**entry, "betas": tuple(entry["betas"])} if "betas" in entry else entry)
+        return classes[optimizer](**{**entry, "betas": tuple(entry["betas"])} if "betas" in entry else entry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonRecipe(Recipe):
+    """Muon for the matrices of linear layers inside the blocks, AdamW for embeddings, head, tables and vectors.
+
+    Muon turns the momentum of each matrix into the nearest orthogonal one, by Newton-Schulz iterations in bfloat16. An
+    update of an `O × I` matrix is multiplied by `max(1, O / I)^½`.
+
+    Attributes:
+        matrix_learning_rate: peak learning rate of Muon, with the same schedule; 0.02 is usual.
+        momentum: of Muon.
+        nesterov: look ahead by one step of momentum.
+        newton_schulz_steps: iterations, in [1, 100).
+    """
+
+    optimizer: ClassVar[str] = "muon"
+
+    matrix_learning_rate: float
+    momentum: float = 0.95
+    nesterov: bool = True
+    newton_schulz_steps: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.matrix_learning_rate < math.inf:
+            raise ValueError(f"matrix_learning_rate must be > 0 and finite, got {self.matrix_learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        if not isinstance(self.newton_schulz_steps, int) or not 1 <= self.newton_schulz_steps < 100:
+            raise ValueError(f"newton_schulz_steps must be an integer in [1, 100), got {self.newton_schulz_steps}")
+
+    def matrix_learning_rate_at(self, step: int) -> float:
+        """Learning rate of Muon at the optimiser step number `step`, counted from 0."""
+        return self._scheduled(self.matrix_learning_rate, step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object from which `Recipe.from_dict` makes an equal recipe."""
+        return {"optimizer": self.optimizer, **super().to_dict()}
 
 
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -6,9 +7,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from physlm.evaluation import score
+from physlm.models import generation
+from physlm.models.canon import Canon
+from physlm.models.decoding import PADDING, batches
+from physlm.models.experts import Experts
 from physlm.models.generation import evaluating, generate
 from physlm.models.low_rank import add_low_rank
-from physlm.models.positions import Learned, Rotary
+from physlm.models.positions import (
+    Alibi,
+    Learned,
+    PositionalEncoding,
+    PositionConfig,
+    Rotary,
+    position_from_dict,
+    position_names,
+)
 from physlm.models.transformer import Transformer, TransformerConfig
 from physlm.randomness import Key
 
@@ -21,8 +35,37 @@ def make(**changes) -> Transformer:
     return Transformer(TransformerConfig(**{**shape, **changes}), seed=2)
 
 
+class FromTheEnd(PositionalEncoding):
+    """A vector for how far each token is from the last, so that every new token changes all others."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(100, width))
+
+    def embed(self, residual, positions):
+        return residual + self.table[positions[..., -1:] - positions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromTheEndConfig(PositionConfig):
+    name = "from_the_end"
+    cacheable = False
+
+    def build(self, shape):
+        return FromTheEnd(shape.width)
+
+
 MODELS = {"rotary": make(position=Rotary(fraction=0.5)), "learned": make(position=Learned())}
 both = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+PARTS = {
+    "grouped": {"key_value_heads": 1, "norm": "rms", "gated": True, "query_key_norm": True},
+    "canon": {"canon": Canon(), "position": Alibi()},
+    "grouped canon": {"canon": Canon(kernel=3, residual=False), "key_value_heads": 1},
+    "experts": {"experts": Experts(experts=4, top_k=2, evaluation_capacity_factor=None)},
+    "limited experts": {"experts": Experts(experts=4)},
+    "reread": {"position": FromTheEndConfig()},
+    **{name: {"position": position_from_dict({"name": name})} for name in position_names()},
+}
 
 
 def random_prompts(count: int, longest: int = 6, seed: int = 0) -> list[np.ndarray]:
@@ -31,7 +74,7 @@ def random_prompts(count: int, longest: int = 6, seed: int = 0) -> list[np.ndarr
 
 
 def next_logits(model, tokens) -> torch.Tensor:
-    with torch.inference_mode():
+    with evaluating(model):
         return model(torch.tensor([tokens]))[0, -1]
 
 
@@ -46,7 +89,7 @@ def greedy_slowly(model, prompt, max_new_tokens, stop=STOP) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def sample_slowly(model, prompt, number, max_new_tokens, temperature, top_k=None) -> list[int]:
+def sample_slowly(model, prompt, number, max_new_tokens, temperature, top_k=None, stops=(STOP,)) -> list[int]:
     """The sampler's definition, one token at a time in plain Python."""
     tokens = [int(token) for token in prompt]
     for uniform in KEY.uniforms(np.array([number]), max_new_tokens)[0]:
@@ -55,10 +98,24 @@ def sample_slowly(model, prompt, number, max_new_tokens, temperature, top_k=None
         weights = np.exp(logits[allowed] - logits.max())
         below = itertools.accumulate(weights / weights.sum())
         token = int(next((t for t, total in zip(allowed, below, strict=True) if uniform < total), allowed[-1]))
-        if token == STOP:
+        if token in stops:
             break
         tokens.append(token)
     return tokens[len(prompt) :]
+
+
+def chances_slowly(model, prompt, continuation) -> list[float]:
+    """Log-probabilities of all tokens of a continuation, one full forward pass each."""
+    tokens, chances = [int(token) for token in prompt], []
+    for token in continuation:
+        chances.append(float(next_logits(model, tokens).double().log_softmax(-1)[token]))
+        tokens.append(token)
+    return chances
+
+
+def ended(continuation) -> list[int]:
+    """All its new tokens, the stop token included."""
+    return continuation.tokens.tolist() + [continuation.stop] * continuation.finished
 
 
 def as_lists(continuations) -> list[list[int]]:
@@ -99,6 +156,108 @@ def test_the_batch_size_changes_nothing(model):
     ]
     assert runs.count(runs[0]) == len(runs)
     assert len({len(continuation) for continuation in runs[0]}) > 3, "rows should finish at different steps"
+
+
+@pytest.mark.parametrize("changes", PARTS.values(), ids=PARTS.keys())
+def test_padding_changes_nothing(changes):
+    model = make(**changes)
+    prompts = random_prompts(12)
+    assert len({len(prompt) for prompt in prompts}) > 3
+    options = {"max_new_tokens": 7, "stop": [3, 8], "temperature": 1.5, "key": KEY, "details": True}
+    got = generate(model, prompts, **options)
+    for i, (prompt, continuation) in enumerate(zip(prompts, got, strict=True)):
+        expected = sample_slowly(model, prompt, i, 7, 1.5, stops=(3, 8))
+        assert continuation.tokens.tolist() == expected
+        np.testing.assert_allclose(
+            continuation.log_probabilities, chances_slowly(model, prompt, ended(continuation)), atol=1e-4
+        )
+    assert len({len(continuation.tokens) for continuation in got}) > 1, "rows should finish at different steps"
+
+
+@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"reread"}))
+def test_log_probabilities_are_those_of_scoring(name):
+    model = make(**PARTS[name])
+    prompts = random_prompts(10, seed=1)
+    for options in ({}, {"temperature": 0.5, "key": KEY}, {"temperature": 2.0, "key": KEY, "top_k": 5}, {"beams": 3}):
+        got = generate(model, prompts, max_new_tokens=5, stop=STOP, details=True, **options)
+        scores = score(model, prompts, [np.array(ended(continuation)) for continuation in got])
+        for continuation, expected in zip(got, scores, strict=True):
+            assert continuation.log_probabilities.dtype == np.float64
+            np.testing.assert_allclose(continuation.log_probabilities, expected, atol=1e-4)
+            assert continuation.score() == pytest.approx(expected.sum(), abs=1e-4)
+            assert continuation.score(1.0) == pytest.approx(expected.mean(), abs=1e-4)
+
+
+@both
+def test_details_are_the_same_tokens(model):
+    prompts = random_prompts(20)
+    options = {"max_new_tokens": 9, "stop": STOP, "temperature": 1.2, "key": KEY}
+    plain, detailed = generate(model, prompts, **options), generate(model, prompts, **options, details=True)
+    assert as_lists(plain) == [continuation.tokens.tolist() for continuation in detailed]
+    assert all(continuation.stop in (STOP, None) for continuation in detailed)
+    assert 0 < sum(continuation.finished for continuation in detailed) < 20
+    for continuation in detailed:
+        assert continuation.finished or len(continuation.tokens) == 9
+        assert len(continuation.log_probabilities) == len(continuation.tokens) + continuation.finished
+
+
+@both
+def test_any_of_several_stops_ends_a_continuation(model):
+    prompts = random_prompts(30)
+    options = {"max_new_tokens": 9, "temperature": 1.5, "key": KEY, "details": True}
+    free = generate(model, prompts, stop=(), **options)
+    assert all(len(continuation.tokens) == 9 and continuation.stop is None for continuation in free)
+    stops = [4, 7, 20]
+    got = generate(model, prompts, stop=stops, **options)
+    for whole, cut in zip(free, got, strict=True):
+        tokens = whole.tokens.tolist()
+        end = next((i for i, token in enumerate(tokens) if token in stops), None)
+        assert cut.tokens.tolist() == tokens[:end]
+        assert cut.stop == (None if end is None else tokens[end])
+    assert {continuation.stop for continuation in got} == {*stops, None}
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "key": KEY}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("looking", ["never", "sometimes"])
+def test_when_to_look_who_has_finished_changes_nothing(options, looking, monkeypatch):
+    model = make(canon=Canon())
+    prompts = random_prompts(30)
+    options = {"max_new_tokens": 20, "stop": [0, 5], "details": True, **options}
+    expected = generate(model, prompts, **options)
+    monkeypatch.setattr(generation, "looks", lambda step, _: looking == "sometimes" and step % 3 == 2)
+    for before, now in zip(expected, generate(model, prompts, **options), strict=True):
+        assert ended(before) == ended(now)
+        np.testing.assert_allclose(before.log_probabilities, now.log_probabilities, atol=1e-4)
+
+
+def test_finished_rows_leave_the_batch(monkeypatch):
+    model = make()
+    rows = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda tokens, **rest: rows.append(len(tokens)) or hidden(tokens, **rest))
+    generate(model, random_prompts(64), max_new_tokens=50, stop=[0, 1, 2, 3], temperature=2.0, key=KEY)
+    assert rows[0] == 64
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] < 8
+    rows.clear()
+    generate(model, [np.array([4, 9])] * 8, max_new_tokens=50, stop=range(23))
+    assert rows == [8]
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(1, 90), max_size=30), batch_size=st.integers(1, 12))
+def test_batches_have_prompts_of_similar_lengths(lengths, batch_size):
+    prompts = [np.zeros(length, dtype=np.int64) for length in lengths]
+    for config, most in (
+        (make().config, lambda shortest: 2 * shortest + PADDING),
+        (make(experts=Experts(experts=4)).config, lambda shortest: shortest),
+    ):
+        numbers = [batch.tolist() for batch in batches(config, prompts, batch_size)]
+        assert sorted(itertools.chain(*numbers)) == list(range(len(lengths)))
+        for batch in numbers:
+            here = [lengths[i] for i in batch]
+            assert len(batch) <= batch_size
+            assert max(here) <= most(min(here))
 
 
 def test_a_draw_depends_on_key_number_and_step_only():
@@ -185,8 +344,9 @@ def test_learned_goes_up_to_the_context():
     prompt = np.arange(1, 21)
     (got,) = generate(model, [prompt], max_new_tokens=13, stop=STOP)
     assert got.tolist() == greedy_slowly(model, prompt, 13)
-    with pytest.raises(ValueError, match="defined for 32 tokens, got 33"):
-        generate(model, [prompt], max_new_tokens=14, stop=STOP)
+    for options in ({}, {"beams": 3}):
+        with pytest.raises(ValueError, match="defined for 32 tokens, got 33"):
+            generate(model, [np.array([3]), prompt], max_new_tokens=14, stop=STOP, **options)
 
 
 def test_updated_models_generate_as_they_read():
@@ -198,7 +358,7 @@ def test_updated_models_generate_as_they_read():
     assert as_lists(generate(model, prompts, max_new_tokens=5, stop=STOP)) == expected
 
 
-def test_modes_are_put_back_even_after_an_error():
+def test_modes_are_put_back_even_after_an_error(monkeypatch):
     model = make(dropout=0.5)
     model.train()
     model.blocks[0].eval()
@@ -210,8 +370,10 @@ def test_modes_are_put_back_even_after_an_error():
         assert torch.is_inference_mode_enabled()
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == modes
-    with pytest.raises(IndexError):  # no such token
-        generate(model, [np.array([99])], max_new_tokens=4, stop=STOP)
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "hidden", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            generate(model, [np.array([9])], max_new_tokens=4, stop=STOP)
     assert [module.training for module in model.modules()] == modes
     model(torch.zeros(1, 3, dtype=torch.long)).sum().backward()
 
@@ -223,6 +385,12 @@ def test_modes_are_put_back_even_after_an_error():
         ({"max_new_tokens": 0}, "must be ≥ 1, got 0 and 256"),
         ({"batch_size": 0}, "must be ≥ 1, got 2 and 0"),
         ({"stop": 23}, r"token id in \[0, 23\), got 23"),
+        ({"stop": [2, -1]}, r"token id in \[0, 23\), got -1"),
+        ({"prompts": [np.array([1]), np.array([99])]}, r"prompts must be token ids in \[0, 23\), got 99"),
+        ({"prompts": [np.array([-1])]}, "got -1"),
+        ({"beams": 0}, "beams must be ≥ 1, got 0"),
+        ({"beams": 2, "temperature": 1.0, "key": KEY}, "draws nothing, got temperature 1.0 and 2 beams"),
+        ({"beams": 2, "length_power": -1.0}, "length_power must be ≥ 0 and finite, got -1.0"),
         ({"temperature": -1.0}, "temperature must be ≥ 0 .* got -1.0"),
         ({"temperature": 0.7}, "temperature 0.7 needs a key"),
         ({"temperature": 1.0, "key": KEY, "top_k": 0}, r"top_k must be in \[1, vocab_size = 23\] or None, got 0"),

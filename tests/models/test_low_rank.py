@@ -20,6 +20,7 @@ CASES = {
     "embedding": {"rank": 0, "embedding_rank": 3},
     "layers and embedding": {"rank": 4, "embedding_rank": 5},
     "layers and whole embedding": {"rank": 2, "embedding_rank": 0, "train_embedding": True},
+    "every matrix": {"rank": 2, "embedding_rank": 2, "targets": ("query", "key", "value", "output", "up", "down")},
 }
 cases = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
 WIDTH, VOCABULARY, LAYERS = 16, 29, 2
@@ -66,7 +67,11 @@ def test_outputs_are_unchanged_at_step_0(options):
 def test_number_of_trainable_parameters(options):
     model = make()
     trainable = add_low_rank(model, seed=0, **options)
-    expected = LAYERS * 2 * 2 * WIDTH * options["rank"] + (VOCABULARY + WIDTH) * options["embedding_rank"]
+    hidden = 4 * WIDTH
+    shapes = {"up": hidden + WIDTH, "down": WIDTH + hidden}
+    targets = options.get("targets", ("query", "value"))
+    rows_and_columns = sum(shapes.get(target, 2 * WIDTH) for target in targets)
+    expected = LAYERS * rows_and_columns * options["rank"] + (VOCABULARY + WIDTH) * options["embedding_rank"]
     if options.get("train_embedding"):
         expected += VOCABULARY * WIDTH
     assert sum(parameter.numel() for parameter in trainable) == expected
@@ -97,6 +102,25 @@ def test_the_head_stays_the_original_embedding(options):
     assert torch.equal(model.head.weight, value)
     moved = not torch.equal(model.embed.weight, value)
     assert moved == updates_embedding(options)
+
+
+def test_updating_the_head_leaves_the_embedding():
+    model = make()
+    before, embedding = model(tokens()), model.embed.weight.detach().clone()
+    trainable = add_low_rank(model, rank=2, embedding_rank=0, seed=0, targets=("head",))
+    assert [parameter.shape for parameter in trainable] == [(VOCABULARY, 2), (2, WIDTH)]
+    train(model, trainable)
+    after = model(tokens())
+    assert not torch.allclose(after, before, atol=1e-3)
+    merge_low_rank(model)
+    torch.testing.assert_close(model(tokens()), after, rtol=0, atol=1e-6)
+    assert torch.equal(model.embed.weight, embedding)
+
+
+def test_updating_what_the_model_does_not_have():
+    with pytest.raises(ValueError, match="this model has no 'gate' matrix to update"):
+        add_low_rank(make(), rank=2, embedding_rank=0, seed=0, targets=("query", "gate"))
+    assert not low_rank_state(make())
 
 
 def test_an_update_is_alpha_times_a_b():

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from physlm.models.canon import Canon
+from physlm.models.experts import Experts
 from physlm.models.positions import Learned, PositionalEncoding, PositionConfig, Rotary
+from physlm.models.positions.base import distances
 from physlm.models.transformer import Cache, Capture, Transformer, TransformerConfig, parameter_count
 
 POSITIONS = [Rotary(), Learned()]
@@ -148,26 +151,19 @@ class Slope(PositionalEncoding):
     """A score that falls with distance, by another slope in each head."""
 
     def score(self, query_positions, key_positions):
-        distances = query_positions[:, None] - key_positions[None, :]
-        return -torch.tensor([0.5, 0.1])[:, None, None] * distances
-
-
-class SlopeInsteadOfContent(Slope):
-    replaces_content = True
+        return -torch.tensor([0.5, 0.1])[:, None, None] * distances(query_positions, key_positions)[..., None, :, :]
 
 
 class SlopeConfig(PositionConfig):
     """Not registered: `build` is all that a model needs."""
 
-    encoding = Slope
-
-    def build(self, **shape):
+    def build(self, shape):
         del shape
-        return self.encoding()
+        return Slope()
 
 
 class SlopeInsteadOfContentConfig(SlopeConfig):
-    encoding = SlopeInsteadOfContent
+    replaces_content = True
 
 
 @pytest.mark.parametrize("position", [*POSITIONS, SlopeConfig(), SlopeInsteadOfContentConfig()])
@@ -183,11 +179,9 @@ def test_reading_in_parts_with_a_cache_is_reading_at_once(position, parts):
 def test_scores_can_stand_in_for_content():
     content = loud(position=SlopeConfig(), layers=1)
     distance = loud(position=SlopeInsteadOfContentConfig(), layers=1)
-    for model in (content, distance):
-        torch.nn.init.zeros_(model.blocks[0].attention.query.weight)
+    torch.nn.init.zeros_(content.blocks[0].attention.query.weight)
     assert torch.allclose(content(tokens()), distance(tokens()), atol=1e-6)
-    for model in (content, distance):
-        torch.nn.init.normal_(model.blocks[0].attention.query.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(content.blocks[0].attention.query.weight, generator=torch.Generator().manual_seed(0))
     assert not torch.allclose(content(tokens()), distance(tokens()), atol=1e-3)
 
 
@@ -265,8 +259,12 @@ def test_dropout_acts_only_while_training():
         ({"width": -16}, "width must be ≥ 1, got -16"),
         ({"heads": 3}, "width must be a multiple of heads, got width 16 and heads 3"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-        ({"mlp_ratio": 0.0}, "mlp_ratio and initial_std must be > 0, got 0.0 and 0.02"),
-        ({"initial_std": -1.0}, "mlp_ratio and initial_std must be > 0, got 4.0 and -1.0"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio must be ≥ 0 and finite, got -1.0"),
+        ({"mlp_ratio": 0.01}, "at least one hidden unit, or be 0, got 0.01"),
+        ({"initial_std": -1.0}, "initial_std must be > 0, got -1.0"),
+        ({"norm_eps": 0.0}, "norm_eps must be > 0, got 0.0"),
+        ({"key_value_heads": 3}, "key_value_heads must divide heads = 2, got 3"),
+        ({"vocab_multiple": 0}, "vocab_multiple must be ≥ 1, got 0"),
     ],
 )
 def test_impossible_configs_say_why(changes, message):
@@ -274,10 +272,72 @@ def test_impossible_configs_say_why(changes, message):
         config(**changes)
 
 
+def test_unknown_names_of_parts_say_what_there_is():
+    # In a process of its own, where no type checker speaks first.
+    code = (
+        "from physlm import TransformerConfig\n"
+        "for part in ({'activation': 'swish'}, {'norm': 'batch'}):\n"
+        "    try: TransformerConfig(vocab_size=9, context=4, layers=1, heads=1, width=8, **part)\n"
+        "    except ValueError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert said == [
+        "activation must be one of gelu, gelu_exact, relu, relu2, silu, got 'swish'",
+        "norm must be one of layer, rms, got 'batch'",
+    ]
+
+
 @pytest.mark.parametrize("position", [Rotary(base=500.0, fraction=0.5), Learned()])
 def test_a_config_survives_json(position):
     original = config(position=position, causal=False, dropout=0.1, mlp_ratio=2.0)
     assert TransformerConfig.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+
+
+def test_a_config_with_every_part_survives_json():
+    parts = {"canon": Canon(sublayers="AB", kernel=3), "experts": Experts(experts=2), "norm": "rms", "gated": True}
+    original = config(**parts, key_value_heads=1, biases=False, tied=False, query_key_norm=True, vocab_multiple=8)
+    assert TransformerConfig.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+
+
+def test_a_config_from_before_a_field_has_its_default():
+    entry = config().to_dict()
+    del entry["canon"], entry["norm"]
+    assert TransformerConfig.from_dict(entry) == config()
+    with pytest.raises(ValueError, match=r"canon has no field \['width'\]"):
+        TransformerConfig.from_dict({**entry, "canon": {"width": 3}})
+
+
+def test_a_padded_vocabulary_is_the_same_model():
+    plain, padded = loud(), loud(vocab_multiple=16)
+    assert padded.embed.weight.shape == (32, 16)
+    assert torch.equal(padded(tokens()), plain(tokens()))
+    F.cross_entropy(padded(tokens()).flatten(0, 1), tokens(seed=1).flatten()).backward()
+    assert not padded.embed.weight.grad[29:].any()
+
+
+def test_a_full_cache_says_so():
+    model = loud()
+    cache = Cache(model.config, 2, 12, like=model.embed.weight)
+    model.hidden(tokens(), cache=cache)
+    with pytest.raises(ValueError, match="room for 12 tokens, got 13"):
+        model.hidden(tokens(length=1), cache=cache)
+
+
+def test_a_bidirectional_model_has_no_cache():
+    model = loud(causal=False)
+    with pytest.raises(ValueError, match="bidirectional model cannot be cached"):
+        Cache(model.config, 2, 12, like=model.embed.weight)
+
+
+def test_activations_computed_again_give_the_same_gradients():
+    gradients = []
+    for again in (False, True):
+        model = loud()
+        model.checkpoint_activations = again
+        model(tokens()).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_unknown_config_keys_are_an_error():

@@ -1,28 +1,39 @@
 """What a positional encoding may do.
 
-- It may act in three places only: on the embeddings (`embed`), on queries and keys (`rotate`), or as an
-  additive attention score (`score`), which may also stand in for the content score (`replaces_content`).
-- Each of the three defaults to doing nothing, so an encoding overrides the one it needs. One that is limited in
-  length, or keeps a table, says so in `reserve`.
-- Positions are explicit integers, so decoding with a cache is the same code as a full forward pass.
+- It may act in three places only: on the embeddings (`embed`), on queries and keys (`rotate`), or as an additive
+  attention score (`score` or `layer_score`), which may also stand in for the content score (`replaces_content`).
+- Each of these defaults to doing nothing, so an encoding overrides the one it needs. One that is limited in length, or
+  keeps a table, says so in `reserve`.
+- Positions are explicit integers, one row for all documents or one for each, so decoding with a cache and prompts that
+  are padded on the left are the same code as a full forward pass.
 
-Shape legend: B batch, T queries, S keys, H heads, D head width, W model width.
+Shape legend: B batch, T queries, S keys, H heads, D head width, W model width. `[*, T]` is `[T]` or, where every
+document has positions of its own, `[B, T]`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What an encoding may know of the model that it is built for."""
+
+    layers: int
+    width: int
+    heads: int
+    head_width: int
+    context: int
+    causal: bool
+
+
 class PositionalEncoding(nn.Module):
     """The identity encoding: attention without any notion of position."""
-
-    replaces_content: ClassVar[bool] = False
-    """Whether `score` is used instead of the query-key product."""
 
     def reserve(self, length: int) -> None:
         """Get ready for positions below `length`; called at the start of every forward pass.
@@ -33,18 +44,45 @@ class PositionalEncoding(nn.Module):
         del length
 
     def embed(self, residual: Tensor, positions: Tensor) -> Tensor:
-        """Change the embeddings, `[B, T, W]`, at integer `positions`, `[T]`."""
+        """Change the embeddings, `[B, T, W]`, at integer `positions`, `[*, T]`."""
         del positions
         return residual
 
     def rotate(self, vectors: Tensor, positions: Tensor) -> Tensor:
-        """Change queries or keys, `[..., T, D]`, at integer `positions`, `[T]`."""
+        """Change queries or keys, `[..., H, T, D]`, at integer `positions`, `[*, T]`.
+
+        With positions `[B, T]` the vectors are `[..., B, H, T, D]`.
+        """
         del positions
         return vectors
 
+    def content_scale(self, head_width: int) -> float:
+        """Factor on the query-key product."""
+        return head_width**-0.5
+
     def score(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
-        """A score `[H, T, S]` added before the softmax, or `None`."""
+        """A score `[H, T, S]` or `[B, H, T, S]` added before the softmax in all layers, or `None`; made once a pass.
+
+        Args:
+            query_positions: `[*, T]`.
+            key_positions: `[*, S]`; later keys than the query are masked by the caller.
+        """
         del query_positions, key_positions
+        return None
+
+    def layer_score(
+        self, layer: int, queries: Tensor | None, keys: Tensor | None, query_positions: Tensor, key_positions: Tensor
+    ) -> Tensor | None:
+        """A score `[H, T, S]` or `[B, H, T, S]` that differs from layer to layer, or reads queries and keys, or `None`.
+
+        Args:
+            layer: number of the block.
+            queries: `[B, H, T, D]`, after `rotate`; `None` if the encoding replaces the content score.
+            keys: `[B, H, S, D]`, those of a group repeated for each of its heads; `None` likewise.
+            query_positions: `[*, T]`.
+            key_positions: `[*, S]`.
+        """
+        del layer, queries, keys, query_positions, key_positions
         return None
 
     def parameter_count(self) -> int:
@@ -52,13 +90,52 @@ class PositionalEncoding(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def distances(query_positions: Tensor, key_positions: Tensor) -> Tensor:
+    """How far each query, `[*, T]`, is behind each key, `[*, S]`: `[*, T, S]`, negative for later keys."""
+    return query_positions[..., :, None] - key_positions[..., None, :]
+
+
+def per_head(values: Tensor) -> Tensor:
+    """A number for each head, `[H]`, in the place that heads have in scores: `[H, 1, 1]`."""
+    return values[:, None, None]
+
+
+def look_up(table: Tensor, columns: Tensor) -> Tensor:
+    """Scores `[*, H, T, S]` that stand in a table `[H, columns]`, at `columns`, `[*, T, S]`."""
+    # Selecting by one index has a much faster gradient than general indexing.
+    return table.index_select(1, columns.flatten()).unflatten(1, columns.shape).movedim(0, -3)
+
+
+def share_of_heads(what: str, fraction: float, heads: int) -> int:
+    """How many heads a fraction of them is; `what` names the fraction in the error.
+
+    Raises:
+        ValueError: if it is not a whole number ≥ 1.
+    """
+    share = round(fraction * heads)
+    if share < 1 or abs(share - fraction * heads) > 1e-6:
+        raise ValueError(
+            f"{what} must be a whole number ≥ 1 of {heads} heads, got {fraction} × {heads} = {fraction * heads:g}; "
+            f"choose k / {heads}"
+        )
+    return share
+
+
 @dataclass(frozen=True, kw_only=True)
 class PositionConfig:
     """Base of the configs of positional encodings."""
 
     name: ClassVar[str] = ""
+    relative: ClassVar[bool] = True
+    """Whether attention depends on distances only, so that moving all positions changes nothing."""
+    beyond_context: ClassVar[Literal["works", "error"]] = "works"
+    """What happens at positions beyond the context that the model is built for."""
+    replaces_content: ClassVar[bool] = False
+    """Whether the score stands in for the query-key product; blocks then have no query and key matrices."""
+    cacheable: ClassVar[bool] = True
+    """Whether what was computed for a token stays right when later tokens are read."""
 
-    def build(self, *, width: int, heads: int, head_width: int, context: int) -> PositionalEncoding:
+    def build(self, shape: ModelShape) -> PositionalEncoding:
         """The module this config describes, for a model of the given shape."""
         raise NotImplementedError
 
@@ -98,4 +175,7 @@ def position_from_dict(entry: dict[str, Any]) -> PositionConfig:
     known = {field.name for field in fields(_REGISTRY[name])}
     if unknown := set(parameters) - known:
         raise ValueError(f"position {name!r} has no field {sorted(unknown)}; its fields are {sorted(known)}")
-    return _REGISTRY[name](**parameters)
+    # JSON has lists where a config has tuples.
+    return _REGISTRY[name](
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
+    )

@@ -1,13 +1,18 @@
-"""Learned absolute positions: one trained vector per position, added to the embedding (GPT-2)."""
+"""Learned absolute positions: one trained vector per position, added to the embedding.
+
+Shape legend: B batch, T tokens, W model width.
+Source: Radford et al. 2019 (GPT-2); "GPT" in Physics of Language Models 1.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from physlm.models.positions.base import PositionalEncoding, PositionConfig, register
+from physlm.models.positions.base import ModelShape, PositionalEncoding, PositionConfig, register
 
 
 @register("learned")
@@ -15,10 +20,12 @@ from physlm.models.positions.base import PositionalEncoding, PositionConfig, reg
 class Learned(PositionConfig):
     """Learned absolute positions; defined up to the trained context and an error beyond it."""
 
-    def build(self, *, width: int, heads: int, head_width: int, context: int) -> LearnedEncoding:
-        """The module for a model of this `width` and `context`."""
-        del heads, head_width
-        return LearnedEncoding(width, context)
+    relative = False
+    beyond_context = "error"
+
+    def build(self, shape: ModelShape) -> LearnedEncoding:
+        """The module for a model of this width and context."""
+        return LearnedEncoding(shape.width, shape.context)
 
 
 class LearnedEncoding(PositionalEncoding):
@@ -36,6 +43,6 @@ class LearnedEncoding(PositionalEncoding):
                 "train with a longer context or use rotary positions"
             )
 
-    def embed(self, residual: Tensor, positions: Tensor) -> Tensor:
-        """Add the vector of each position, `[T, W]`, to the embeddings, `[B, T, W]`."""
+    def embed(self, residual: Float[Tensor, "... W"], positions: Int[Tensor, "..."]) -> Float[Tensor, "... W"]:
+        """Add the vector of each position to the embeddings, `[B, T, W]`."""
         return residual + self.table[positions]
