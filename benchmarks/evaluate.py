@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.gpt2 import NAME, gpt2_like
-from benchmarks.harness import THREADS, Result, Settings, race
+from benchmarks.harness import Result, Settings, race
 from experiments._biographies import BiographyPreset, WorldShape
 from experiments._biography_presets import PRESETS
 from physlm.data.contract import IntArray
@@ -150,7 +150,7 @@ def contest(shape: WorldShape, preset: BiographyPreset, settings: Settings) -> d
 
 def run(settings: Settings) -> Result:
     """Measure."""
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(settings.threads)
     preset = PRESETS["smoke" if settings.quick else "cpu"]
     own = contest(preset.world, preset, settings)
     in_full = replace(preset.world, value_form="full", questions="full", date_parts=DATE_PARTS)

@@ -2,8 +2,9 @@
 
 - Contenders take turns (A B A B …), so that a busy or throttling machine slows all of them alike. A rate is the
   median over the repetitions; a ratio is the median of the ratios within each turn.
-- Everything runs on one thread: ratios then tell about the code, not about the number of cores.
-- Heavy libraries are imported by the benchmarks themselves, after the thread count is fixed.
+- Everything runs on one thread, so that ratios tell about the code and not about the number of cores; what is about
+  training runs on two, as users' laptops do.
+- Every benchmark has a process of its own, and imports heavy libraries after its number of threads is fixed.
 """
 
 from __future__ import annotations
@@ -27,25 +28,26 @@ from physlm.lab.provenance import hardware, peak_memory_bytes, reset_peak_memory
 HELP = """\
 Speed and memory beside a public peer, measured in the same run.
 
-  bios      making biographies: tokens per CPU-second, beside string formatting and `tokenizers`
-  train     training a small model: tokens per second, beside GPT-2 of `transformers`
-  evaluate  scoring answers: questions per second, beside `generate` of `transformers`
+  bios       making biographies: tokens per CPU-second, beside string formatting and `tokenizers`
+  train      training a small model: tokens per second, beside GPT-2 of `transformers`
+  stacked    training eight seeds at once: tokens per second, beside one after another
+  evaluate   scoring answers: questions per second, beside `generate` of `transformers`
+  attention  attention in training: tokens per second, beside PyTorch's kernel; the cost of every encoding
+  import     starting: beside `import transformers`
+  gpu        training on a GPU: 124M parameters and stacks of small models; only when asked for
 
-Each takes less than a minute on one core, prints a table, and as its last line one JSON object with the value, the \
-peer's value, their ratio, the hardware and the commit. Contenders take turns on one thread; medians are reported.
+Each takes about a minute, prints a table, and as its last line one JSON object with the value, the peer's value, their \
+ratio, the hardware and the commit. Contenders take turns on one or two threads; medians are reported.
 
   python -m benchmarks              all of them
   python -m benchmarks train        one
   python -m benchmarks bios | tail -n 1 >> history.jsonl
 
-`train` and `evaluate` need the extra physlm[huggingface].
+`train`, `evaluate`, `import` and `gpu` need the extra physlm[huggingface].
 """
 
-THREADS = 1
-THREAD_VARIABLES = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(THREADS)),
-    "TOKENIZERS_PARALLELISM": "false",
-}
+THREADS = {"train": 2, "stacked": 2, "attention": 2}
+"""Threads of the benchmarks that have more than one."""
 _ROOT = Path(__file__).resolve().parents[1]
 _MEBIBYTE = 2**20
 
@@ -63,10 +65,17 @@ class Settings:
     Attributes:
         quick: tiny sizes, to see that everything runs.
         repetitions: timed turns of every contender, ≥ 1.
+        threads: of everything that computes.
     """
 
     quick: bool
     repetitions: int
+    threads: int
+
+    def environment(self) -> dict[str, str]:
+        """Variables that libraries read when they are first loaded."""
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+        return {**dict.fromkeys(names, str(self.threads)), "TOKENIZERS_PARALLELISM": "false"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,7 @@ def measure(run: Callable[[Settings], Result], settings: Settings) -> tuple[Resu
         "hardware": {"cpu": machine["cpu"], "cores": machine["cores"], "system": platform.system()},
         **checkout,
         "versions": {**versions(), **{name: _version(name) for name in ("tokenizers", "transformers")}},
-        "threads": THREADS,
+        "threads": settings.threads,
         "repetitions": settings.repetitions,
         "quick": settings.quick,
         "seconds": time.perf_counter() - start,
@@ -168,7 +177,7 @@ def publish(result: Result, record: Mapping[str, Any]) -> None:
     machine = record["hardware"]
     table = Table(
         title=f"{result.benchmark}: {result.unit}",
-        caption=f"{machine['cpu']}, {THREADS} of {machine['cores']} cores, {record['peak_memory_mb']:.0f} MB at most"
+        caption=f"{machine['cpu']}, {record['threads']} of {machine['cores']} cores, {record['peak_memory_mb']:.0f} MB at most"
         + (", quick: the numbers mean nothing" if record["quick"] else ""),
         title_justify="left",
         caption_justify="left",

@@ -20,25 +20,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from physlm.data.contract import Judgement, Sample, Samples, World, leakage
     from physlm.data.streams import Batch, PackedStream, Source
-    from physlm.data.tokenizers import (
-        BytePairTokenizer,
-        HuggingFaceTokenizer,
-        Tokenizer,
-        WordTokenizer,
-        load_tokenizer,
-    )
-    from physlm.evaluation import answer_matches, first_token_matches
-    from physlm.lab import (
-        Claim,
-        Condition,
-        Experiment,
-        Measurement,
-        Requirement,
-        Verdict,
-        Workspace,
-        run_experiment,
-    )
+    from physlm.data.tokenizers import BytePairTokenizer, HuggingFaceTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+    from physlm.evaluation import answer_matches, first_token_matches, score
+    from physlm.lab import Claim, Condition, Experiment, Measurement, Requirement, Verdict, Workspace, run_experiment
+    from physlm.models.beam_search import beam_search
+    from physlm.models.canon import Canon
+    from physlm.models.capture import Capture, tap_names
+    from physlm.models.config import TransformerConfig, parameter_count
+    from physlm.models.conversion import from_transformers, load_transformers, save_transformers, to_transformers
+    from physlm.models.decoding import Continuation
+    from physlm.models.experts import Experts
     from physlm.models.generation import generate
+    from physlm.models.low_rank import add_low_rank, merge_low_rank
     from physlm.models.positions import (
         T5,
         Alibi,
@@ -54,11 +47,14 @@ if TYPE_CHECKING:
         TransformerXL,
         Uniform,
     )
-    from physlm.models.transformer import Capture, Transformer, TransformerConfig, parameter_count
+    from physlm.models.presets import preset, preset_names
+    from physlm.models.quantization import quantize
+    from physlm.models.transformer import Transformer
     from physlm.randomness import Key
     from physlm.training.checkpoints import load_model, save_model
+    from physlm.training.execution import Execution
     from physlm.training.loop import train
-    from physlm.training.recipe import Recipe
+    from physlm.training.recipe import MuonRecipe, Recipe
     from physlm.worlds.bios import BiographyConfig, BiographyWorld
 
 __all__ = [
@@ -68,11 +64,15 @@ __all__ = [
     "BiographyConfig",
     "BiographyWorld",
     "BytePairTokenizer",
+    "Canon",
     "Capture",
     "Claim",
     "Condition",
+    "Continuation",
     "Deberta",
+    "Execution",
     "Experiment",
+    "Experts",
     "Fire",
     "HardAlibi",
     "HuggingFaceTokenizer",
@@ -81,6 +81,7 @@ __all__ = [
     "Key",
     "Learned",
     "Measurement",
+    "MuonRecipe",
     "NoPosition",
     "PackedStream",
     "PositionOnly",
@@ -101,22 +102,44 @@ __all__ = [
     "Workspace",
     "World",
     "__version__",
+    "add_low_rank",
     "answer_matches",
+    "beam_search",
     "first_token_matches",
+    "from_transformers",
     "generate",
     "leakage",
     "load_model",
     "load_tokenizer",
+    "load_transformers",
+    "merge_low_rank",
     "parameter_count",
+    "preset",
+    "preset_names",
+    "quantize",
     "run_experiment",
     "save_model",
+    "save_transformers",
+    "score",
+    "tap_names",
+    "to_transformers",
     "train",
 ]
 
 # Where each name lives. Type checkers read the imports above instead; a test keeps the lists alike.
 _HOMES = {
-    "physlm.data.contract": ("Judgement", "Sample", "Samples", "World", "leakage"),
-    "physlm.data.streams": ("Batch", "PackedStream", "Source"),
+    "physlm.data.contract": (
+        "Judgement",
+        "Sample",
+        "Samples",
+        "World",
+        "leakage",
+    ),
+    "physlm.data.streams": (
+        "Batch",
+        "PackedStream",
+        "Source",
+    ),
     "physlm.data.tokenizers": (
         "BytePairTokenizer",
         "HuggingFaceTokenizer",
@@ -127,6 +150,7 @@ _HOMES = {
     "physlm.evaluation": (
         "answer_matches",
         "first_token_matches",
+        "score",
     ),
     "physlm.lab": (
         "Claim",
@@ -137,6 +161,29 @@ _HOMES = {
         "Verdict",
         "Workspace",
         "run_experiment",
+    ),
+    "physlm.models.beam_search": ("beam_search",),
+    "physlm.models.canon": ("Canon",),
+    "physlm.models.capture": (
+        "Capture",
+        "tap_names",
+    ),
+    "physlm.models.config": (
+        "TransformerConfig",
+        "parameter_count",
+    ),
+    "physlm.models.conversion": (
+        "from_transformers",
+        "load_transformers",
+        "save_transformers",
+        "to_transformers",
+    ),
+    "physlm.models.decoding": ("Continuation",),
+    "physlm.models.experts": ("Experts",),
+    "physlm.models.generation": ("generate",),
+    "physlm.models.low_rank": (
+        "add_low_rank",
+        "merge_low_rank",
     ),
     "physlm.models.positions": (
         "T5",
@@ -153,13 +200,27 @@ _HOMES = {
         "TransformerXL",
         "Uniform",
     ),
-    "physlm.models.generation": ("generate",),
-    "physlm.models.transformer": ("Capture", "Transformer", "TransformerConfig", "parameter_count"),
+    "physlm.models.presets": (
+        "preset",
+        "preset_names",
+    ),
+    "physlm.models.quantization": ("quantize",),
+    "physlm.models.transformer": ("Transformer",),
     "physlm.randomness": ("Key",),
-    "physlm.training.checkpoints": ("load_model", "save_model"),
+    "physlm.training.checkpoints": (
+        "load_model",
+        "save_model",
+    ),
+    "physlm.training.execution": ("Execution",),
     "physlm.training.loop": ("train",),
-    "physlm.training.recipe": ("Recipe",),
-    "physlm.worlds.bios": ("BiographyConfig", "BiographyWorld"),
+    "physlm.training.recipe": (
+        "MuonRecipe",
+        "Recipe",
+    ),
+    "physlm.worlds.bios": (
+        "BiographyConfig",
+        "BiographyWorld",
+    ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = ("data", "evaluation", "lab", "models", "randomness", "training", "worlds")

@@ -45,7 +45,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "GPT2-12-12": {},
 }
 """Presets, and what is changed in them: fixed sizes are made small, and some options are tried."""
-LARGE = "GPT2-12-12"
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from physlm import evaluation
 from physlm.data.contract import Samples
-from physlm.evaluation import answer_matches, first_token_matches, masked_answer_matches, token_matches
+from physlm.evaluation import answer_matches, first_token_matches, masked_answer_matches, score, token_matches
 from physlm.models.canon import Canon
 from physlm.models.generation import generate
 from physlm.models.low_rank import add_low_rank
@@ -170,6 +170,35 @@ def test_token_matches_is_one_document_at_a_time(model, parts, seed, share, batc
     assert got.tolist() == expected
 
 
+@each_model
+@settings(max_examples=25, deadline=None)
+@given(
+    pairs=st.lists(st.tuples(documents, st.lists(st.integers(0, VOCABULARY - 1), max_size=7)), max_size=8),
+    repeats=st.integers(1, 3),
+    batch_size=st.integers(1, 9),
+)
+def test_scores_are_log_probabilities_of_one_text_at_a_time(model, pairs, repeats, batch_size):
+    pairs = pairs * repeats
+    prompts, continuations = [prompt for prompt, _ in pairs], [np.array(rest, dtype=int) for _, rest in pairs]
+    got = score(model, prompts, continuations, batch_size=batch_size)
+    assert len(got) == len(pairs)
+    for prompt, continuation, scores in zip(prompts, continuations, got, strict=True):
+        assert scores.dtype == np.float64
+        logits = model(torch.tensor([[*prompt.tolist(), *continuation.tolist()]]))[0].double()
+        expected = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(continuation)[:, None])
+        np.testing.assert_allclose(scores, expected.squeeze(1).detach().numpy(), atol=1e-4)
+
+
+@each_model
+def test_scores_of_all_continuations_are_a_distribution(model):
+    prompt = np.array([7, 3, 9])
+    pairs = [np.array([first, second]) for first in range(VOCABULARY) for second in range(VOCABULARY)]
+    scores = score(model, [prompt] * len(pairs), pairs)
+    assert np.exp([one.sum() for one in scores]).sum() == pytest.approx(1.0, abs=1e-5)
+    likeliest = pairs[int(np.argmax([one[0] for one in scores]))][:1]
+    assert first_token_matches(model, [prompt], [likeliest]).all()
+
+
 def test_token_matches_finds_what_the_model_says():
     model = MODELS["rotary"]
     made = generate(model, [np.array([STOP, token]) for token in range(2, 22)], max_new_tokens=8, stop=STOP)
@@ -206,12 +235,18 @@ def test_the_head_works_in_slices(monkeypatch):
     whole = token_matches(MODELS["rotary"], samples, select, bos=STOP)
     monkeypatch.setattr(evaluation, "LOGITS_AT_ONCE", 7 * VOCABULARY)
     assert token_matches(MODELS["rotary"], samples, select, bos=STOP).tolist() == whole.tolist()
+    texts = [np.arange(2, 20)] * 5
+    sliced = score(MODELS["rotary"], texts, texts)
+    monkeypatch.undo()
+    np.testing.assert_allclose(sliced, score(MODELS["rotary"], texts, texts), atol=1e-5)
 
 
 def test_nothing_asked_nothing_answered():
     model = MODELS["rotary"]
     assert answer_matches(model, [], [], stop=STOP).shape == (0,)
     assert first_token_matches(model, [], []).shape == (0,)
+    assert score(model, [], []) == []
+    assert [one.shape for one in score(model, ONE, EMPTY)] == [(0,)]
     assert masked_answer_matches(MASKED, [], [], mask_id=MASK).shape == (0,)
     nothing = Samples(np.zeros(0, dtype=int), np.array([0, 0]), {})
     assert token_matches(model, nothing, np.zeros(0, dtype=bool), bos=STOP).shape == (0,)
@@ -227,6 +262,10 @@ def test_dropout_is_off_and_training_goes_on():
     assert all(module.training for module in model.modules())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert answer_matches(model, prompts, answers, stop=STOP).tolist() == runs[0]
+
+
+class RereadRotary(Rotary):
+    cacheable = False
 
 
 ONE, EMPTY = [np.array([2, 3])], [np.array([], dtype=int)]
@@ -246,6 +285,11 @@ SAMPLES = ragged([[2, 3]])
         (lambda: answer_matches(MODELS["rotary"], EMPTY, ONE, stop=STOP), "at least one token, got none in prompt 0"),
         (lambda: answer_matches(MODELS["rotary"], ONE, ONE, stop=-1), r"token ids in \[0, 23\), got -1"),
         (lambda: first_token_matches(MODELS["rotary"], ONE, [np.array([23])]), r"token ids in \[0, 23\), got 23"),
+        (lambda: score(MODELS["rotary"], ONE, [np.array([23])]), r"what is asked for must be .* got 23"),
+        (lambda: score(MODELS["rotary"], [np.array([-1])], ONE), r"what is read must be .* got -1"),
+        (lambda: score(MODELS["rotary"], EMPTY, ONE), "at least one token, got none in prompt 0"),
+        (lambda: score(MASKED, ONE, ONE), "needs a causal model, got causal=False"),
+        (lambda: score(make(position=RereadRotary()), ONE, ONE), "rotary positions cannot be scored in one pass"),
         (lambda: answer_matches(MODELS["rotary"], ONE, ONE * 2, stop=STOP), "got 1 prompts and 2 answers"),
         (lambda: first_token_matches(MODELS["rotary"], ONE, EMPTY), "at least one token, got none in answer 0"),
         (lambda: answer_matches(MODELS["rotary"], ONE, ONE, stop=STOP, batch_size=0), "batch_size must be ≥ 1, got 0"),

@@ -24,7 +24,7 @@ from physlm.models.canon import CanonLayer
 from physlm.models.capture import Capture
 from physlm.models.config import TransformerConfig, canon_widths
 from physlm.models.feed_forward import residual_scale
-from physlm.models.fused_attention import fused_attention
+from physlm.models.fused_attention import at_least_float32, fused_attention
 from physlm.models.linear import Linear, linear
 from physlm.models.norms import build_norm
 from physlm.models.positions import PositionalEncoding
@@ -184,7 +184,7 @@ class Attention(nn.Module):
             keys, values = self._each_head(keys), self._each_head(values)
             own = self.position.layer_score(self.layer, queries, keys, positions, read.key_positions)
             mixed = self._attend(queries, keys, values, _total(own, read.score), read)
-        mixed = capture(self._name("z"), rearrange(mixed, "B H T D -> B T H D"))
+        mixed = capture(self._name("z"), rearrange(mixed.to(projected.dtype), "B H T D -> B T H D"))
         if capture.wants(self._name("head_out")):
             weight = rearrange(self.output.weight, "W (H D) -> H D W", H=self.config.heads)
             parts = capture(self._name("head_out"), torch.einsum("B T H D, H D W -> B T H W", mixed, weight))
@@ -255,7 +255,7 @@ class Attention(nn.Module):
             if not read.capture.wants(self._name("attn_scores"), self._name("pattern")):
                 dropout = self.config.dropout if self.training else 0.0
                 return fused_attention(queries, keys, values, score, causal=read.causal, scale=scale, dropout=dropout)
-            queries, keys, values = queries.float(), keys.float(), values.float()
+            queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
             scores = queries @ keys.mT * scale
             if read.causal:
                 future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)

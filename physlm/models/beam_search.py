@@ -138,6 +138,7 @@ def _follow(
     rows = torch.arange(batch, device=device)
     for step in range(max_new_tokens):
         logits = text.next_logits().unflatten(0, (len(rows), -1))
+        width = logits.shape[1]
         best = logits.topk(min(beams, logits.shape[-1]), dim=-1)
         chances = best.values.double() - log_normaliser(logits)
         candidates = best.indices.expand(-1, beams, -1)
@@ -161,8 +162,6 @@ def _follow(
         if step == max_new_tokens - 1:
             break
 
-        # What is written next is `new` in every beam, after the text of its parent.
-        kept = torch.arange(len(rows), device=device)
         if stops and looks(step, device):
             open_totals = torch.where(finished, -math.inf, totals).amax(1)
             done = open_totals == -math.inf
@@ -177,8 +176,12 @@ def _follow(
                 kept = (~done).nonzero().squeeze(1)
                 rows, made, log_probabilities, totals = rows[kept], made[kept], log_probabilities[kept], totals[kept]
                 finished, parents, new = finished[kept], parents[kept], new[kept]
-        sources = kept[:, None] * beams + parents if step else kept[:, None].expand_as(parents)
-        text.keep(sources.flatten())
+                text.keep((kept[:, None] * width + torch.arange(width, device=device)).flatten())
+        own = torch.arange(len(rows), device=device)[:, None]
+        if step:
+            text.exchange((own * beams + parents).flatten())
+        else:
+            text.keep(own.expand_as(parents).flatten())
         text.write(new.flatten())
     found[0][rows], found[1][rows] = made, log_probabilities
     return found

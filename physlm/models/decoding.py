@@ -151,6 +151,7 @@ class Text:
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         longest = int(lengths.max())
         starts = longest - lengths
+        self.prompt_columns = longest
         padded = np.zeros((len(prompts), longest), dtype=np.int64)
         for row, start, prompt in zip(padded, starts, prompts, strict=True):
             row[start:] = prompt
@@ -180,3 +181,14 @@ class Text:
             return
         self.unread = self.unread[rows]
         self.starts = None if self.starts is None else self.starts[rows]
+
+    def exchange(self, rows: Int[Tensor, " B"]) -> None:
+        """What `keep` does, where row `i` and row `rows[i]` have the same prompt and no row is lost: in less time."""
+        if self.cache is None:
+            self.keep(rows)
+            return
+        # The prompts, and the room for what is to come, stay where they are.
+        for part in self.cache.storage.flatten(0, 1):
+            written = part[:, :, self.prompt_columns : self.cache.length]
+            written.copy_(written.index_select(0, rows))
+        self.cache.earlier = {name: states[rows] for name, states in self.cache.earlier.items()}

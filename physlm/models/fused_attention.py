@@ -53,11 +53,16 @@ def fused_attention(
         return _Attention.apply(queries, keys, values, score, causal, scale)[0]
     if queries.device.type == "cpu":
         # There the kernel is several times faster in float32 than in bfloat16.
-        queries, keys, values = queries.float(), keys.float(), values.float()
-        score = None if score is None else score.float()
+        queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
+        score = None if score is None else score.to(queries.dtype)
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=score, dropout_p=dropout, is_causal=causal, scale=scale
     )
+
+
+def at_least_float32(states: Tensor) -> Tensor:
+    """The same in float32, if it has fewer bits."""
+    return states if states.dtype.itemsize >= torch.float32.itemsize else states.float()
 
 
 def _is_ours(queries: Tensor, keys: Tensor, values: Tensor, score: Tensor | None, dropout: float) -> bool:

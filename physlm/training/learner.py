@@ -248,7 +248,15 @@ def learner_of(
     before = model.checkpoint_activations
     learner.model.checkpoint_activations = execution.checkpoint_activations
     try:
-        yield learner
+        with _balance_kept() if execution.compile else nullcontext():
+            yield learner
     finally:
         model.checkpoint_activations = before
         learner.close()
+
+
+def _balance_kept() -> AbstractContextManager[object]:
+    """Let a compiled block whose activations are computed again leave the balance of its experts behind, once."""
+    import torch._dynamo.config
+
+    return torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)

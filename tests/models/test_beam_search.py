@@ -9,7 +9,7 @@ from physlm.models.beam_search import beam_search
 from physlm.models.canon import Canon
 from physlm.models.experts import Experts
 from physlm.models.generation import evaluating, generate
-from physlm.models.positions import T5, Alibi, Learned
+from physlm.models.positions import T5, Alibi, Learned, Rotary
 from physlm.models.transformer import Transformer, TransformerConfig
 
 STOP = 0
@@ -20,6 +20,12 @@ def make(**changes) -> Transformer:
     return Transformer(TransformerConfig(**{**shape, **changes}), seed=5)
 
 
+class RereadRotary(Rotary):
+    """Rotary positions, with the whole text read again for every token."""
+
+    cacheable = False
+
+
 PARTS = {
     "rotary": {},
     "learned": {"position": Learned()},
@@ -27,6 +33,7 @@ PARTS = {
     "canon": {"canon": Canon(), "position": Alibi()},
     "experts": {"experts": Experts(experts=4, evaluation_capacity_factor=None)},
     "padded vocabulary": {"vocab_multiple": 16},
+    "reread": {"position": RereadRotary()},
 }
 each_model = pytest.mark.parametrize("changes", PARTS.values(), ids=PARTS.keys())
 

@@ -39,7 +39,6 @@ def test_singular_values_come_to_lie_around_one_and_vectors_stay(shape):
     values = torch.linalg.svdvals(turned)
     assert ((values > 0.3) & (values < 1.3)).all()
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    torch.testing.assert_close(left @ torch.diag_embed(values.sort(descending=True)[0] * 0) @ right, turned * 0)
     rotated = left.mT @ turned @ right.mT
     off_diagonal = rotated - torch.diag_embed(rotated.diagonal(dim1=-2, dim2=-1))
     assert off_diagonal.abs().max() < 1e-3
@@ -48,15 +47,16 @@ def test_singular_values_come_to_lie_around_one_and_vectors_stay(shape):
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_the_rule_is_that_of_torch(nesterov):
     shapes = [(8, 16), (8, 16), (16, 8), (6, 6)]
-    ours, theirs = ([nn.Parameter(random(*shape, seed=n)) for n, shape in enumerate(shapes)] for _ in range(2))
+
+    def weights():
+        return [nn.Parameter(random(*shape, seed=number)) for number, shape in enumerate(shapes)]
+
+    theirs = weights()
     expected = steps_of(torch.optim.Muon(theirs, **{**OPTIONS, "nesterov": nesterov}), theirs)
     for precision, tolerance in ((torch.bfloat16, 2e-3), (torch.float32, 2e-2)):
-        found = steps_of(muon([nn.Parameter(p.detach().clone()) for p in ours], precision, nesterov=nesterov), [])
-        assert found == []
-        fresh = [nn.Parameter(random(*shape, seed=n)) for n, shape in enumerate(shapes)]
-        torch.testing.assert_close(
-            steps_of(muon(fresh, precision, nesterov=nesterov), fresh), expected, rtol=0, atol=tolerance
-        )
+        ours = weights()
+        found = steps_of(muon(ours, precision, nesterov=nesterov), ours)
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
 def test_a_stack_is_its_matrices():
@@ -102,8 +102,6 @@ def test_muon_trains_the_matrices_of_the_blocks_and_adamw_the_rest():
 
 
 def test_without_matrices_there_is_only_adamw():
-    model = make_model()
-    given = add_low_rank(model, rank=2, embedding_rank=2, seed=0)
     outcomes = []
     for recipe in (RECIPE, MUON):
         model = make_model()
@@ -123,7 +121,7 @@ def test_a_run_with_muon_resumes_bit_for_bit(tmp_path):
 
 def test_a_checkpoint_of_adamw_is_none_of_muon(tmp_path):
     interrupt(tmp_path, after=12)
-    with pytest.raises(CheckpointError, match="another parameters|another recipe: optimizer is None, expected 'muon'"):
+    with pytest.raises(CheckpointError, match=r"another (parameters|recipe): "):
         finish(tmp_path, recipe=MUON)
 
 

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from physlm.training.recipe import Recipe
+from physlm.training.recipe import MuonRecipe, Recipe
 
 STEPS, WARMUP, PEAK = 100, 20, 0.4
 
@@ -84,3 +84,58 @@ def test_a_recipe_comes_back_from_json():
 def test_an_unknown_key_is_an_error():
     with pytest.raises(ValueError, match="no field \\['momentum'\\]"):
         Recipe.from_dict({**recipe().to_dict(), "momentum": 0.9})
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Muon
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def muon(**changes) -> MuonRecipe:
+    return MuonRecipe(**{**vars(recipe()), "matrix_learning_rate": 0.02, **changes})
+
+
+def test_both_rates_follow_one_schedule():
+    for step in range(STEPS):
+        assert muon().learning_rate_at(step) == recipe().learning_rate_at(step)
+        assert muon().matrix_learning_rate_at(step) == pytest.approx(recipe().learning_rate_at(step) * 0.02 / PEAK)
+
+
+def test_a_recipe_comes_back_as_what_it_was():
+    for original in (recipe(), muon(nesterov=False, momentum=0.9)):
+        assert Recipe.from_dict(json.loads(json.dumps(original.to_dict()))) == original
+    assert MuonRecipe.from_dict(muon().to_dict()) == muon()
+    assert "optimizer" not in recipe().to_dict()
+    with pytest.raises(ValueError, match=r"optimizer of a MuonRecipe must be one of \['muon'\], got 'adamw'"):
+        MuonRecipe.from_dict(recipe().to_dict())
+    with pytest.raises(ValueError, match=r"optimizer of a Recipe must be one of \['adamw', 'muon'\], got 'lion'"):
+        Recipe.from_dict({**recipe().to_dict(), "optimizer": "lion"})
+
+
+def test_the_fields_of_a_recipe_are_those_that_finished_runs_are_found_by():
+    assert [*vars(recipe())] == [
+        "steps",
+        "learning_rate",
+        "final_fraction",
+        "warmup_steps",
+        "schedule",
+        "weight_decay",
+        "betas",
+        "eps",
+        "clip",
+        "precision",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"matrix_learning_rate": 0.0}, "matrix_learning_rate must be > 0 and finite, got 0.0"),
+        ({"momentum": 1.0}, "momentum must be in .*got 1.0"),
+        ({"newton_schulz_steps": 0}, "newton_schulz_steps must be an integer in .*got 0"),
+        ({"steps": 0}, "steps must be an integer ≥ 1, got 0"),
+    ],
+)
+def test_errors_of_muon_name_the_field_and_its_value(changes, message):
+    with pytest.raises(ValueError, match=message):
+        muon(**changes)
