@@ -36,8 +36,8 @@ Speed and memory beside a public peer, measured in the same run.
   import     starting: beside `import transformers`
   gpu        training on a GPU: 124M parameters and stacks of small models; only when asked for
 
-Each takes about a minute, prints a table, and as its last line one JSON object with the value, the peer's value, their \
-ratio, the hardware and the commit. Contenders take turns on one or two threads; medians are reported.
+Each takes about a minute, prints a table, and as its last line one JSON object with the value, the peer's value, \
+their ratio, the hardware and the commit. Contenders take turns on one or two threads; medians are reported.
 
   python -m benchmarks              all of them
   python -m benchmarks train        one
@@ -177,8 +177,8 @@ def publish(result: Result, record: Mapping[str, Any]) -> None:
     machine = record["hardware"]
     table = Table(
         title=f"{result.benchmark}: {result.unit}",
-        caption=f"{machine['cpu']}, {record['threads']} of {machine['cores']} cores, {record['peak_memory_mb']:.0f} MB at most"
-        + (", quick: the numbers mean nothing" if record["quick"] else ""),
+        caption=f"{machine['cpu']}, {record['threads']} of {machine['cores']} cores, "
+        f"{record['peak_memory_mb']:.0f} MB at most" + (", quick: the numbers mean nothing" if record["quick"] else ""),
         title_justify="left",
         caption_justify="left",
     )

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from physlm.training.execution import Execution
     from physlm.training.loop import train
     from physlm.training.recipe import MuonRecipe, Recipe
+    from physlm.training.stacked import train_stacked
     from physlm.worlds.bios import BiographyConfig, BiographyWorld
 
 __all__ = [
@@ -124,6 +125,7 @@ __all__ = [
     "tap_names",
     "to_transformers",
     "train",
+    "train_stacked",
 ]
 
 # Where each name lives. Type checkers read the imports above instead; a test keeps the lists alike.
@@ -213,6 +215,7 @@ _HOMES = {
     ),
     "physlm.training.execution": ("Execution",),
     "physlm.training.loop": ("train",),
+    "physlm.training.stacked": ("train_stacked",),
     "physlm.training.recipe": (
         "MuonRecipe",
         "Recipe",

@@ -1,4 +1,4 @@
-"""Check on a GPU what the tests check on a CPU: same answers, training in bfloat16, resume, generation.
+"""Check on a GPU what the tests check on a CPU: every encoding and block, training in every way, resume, generation.
 
     python scripts/check_gpu.py > results/gpu-check.json
 
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ import torch
 from physlm import (
     BiographyConfig,
     BiographyWorld,
+    Canon,
+    Execution,
+    Experts,
     Key,
     PackedStream,
     Recipe,
@@ -28,10 +32,31 @@ from physlm import (
     answer_matches,
     generate,
     train,
+    train_stacked,
 )
-from physlm.models.positions import Learned, PositionConfig, Rotary
+from physlm.models.positions import position_from_dict, position_names
 
 LOGIT_TOLERANCE = 1e-3
+LOSS_TOLERANCE = 1e-3
+PARTS: dict[str, dict[str, Any]] = {
+    "Llama with Canon": {
+        "norm": "rms",
+        "biases": False,
+        "tied": False,
+        "gated": True,
+        "activation": "silu",
+        "mlp_ratio": 8 / 3,
+        "key_value_heads": 2,
+        "canon": Canon(),
+    },
+    "experts": {"experts": Experts(experts=8, evaluation_capacity_factor=None)},
+    "padded vocabulary": {"vocab_multiple": 128},
+}
+EXECUTIONS = {
+    "in parts": Execution(micro_batches=4),
+    "activations computed again": Execution(checkpoint_activations=True),
+    "compiled": Execution(compile=True),
+}
 STEPS = 60
 
 
@@ -42,9 +67,14 @@ def main() -> int:
         return 2
     world = BiographyWorld(BiographyConfig(seed=1, people=500))
     checks: dict[str, dict[str, object]] = {}
-    for position in (Rotary(), Learned()):
-        checks[f"logits, {position.name}"] = same_logits(world, position)
+    for name in position_names():
+        checks[f"logits, {name}"] = same_logits(world, position=position_from_dict({"name": name}))
+    for name, parts in PARTS.items():
+        checks[f"logits, {name}"] = same_logits(world, **parts)
     checks["training in bfloat16"], model = training(world)
+    for name, execution in EXECUTIONS.items():
+        checks[f"training, {name}"] = same_losses(world, execution)
+    checks["stacked training"] = stacked(world)
     checks["answers"] = same_answers(world, model)
     checks["resume"] = resume(world)
     passed = all(check["passed"] for check in checks.values())
@@ -59,9 +89,11 @@ def main() -> int:
     return 0 if passed else 1
 
 
-def shape(world: BiographyWorld, position: PositionConfig) -> TransformerConfig:
+def shape(world: BiographyWorld, **parts: Any) -> TransformerConfig:
     """A small model."""
-    return TransformerConfig(vocab_size=world.vocab_size, context=256, layers=4, heads=4, width=256, position=position)
+    return TransformerConfig(
+        **{"vocab_size": world.vocab_size, "context": 256, "layers": 4, "heads": 4, "width": 256, **parts}
+    )
 
 
 def stream(world: BiographyWorld) -> PackedStream:
@@ -69,9 +101,9 @@ def stream(world: BiographyWorld) -> PackedStream:
     return PackedStream([Source(world, "biographies")], context=256, batch_size=16, key=Key.of("gpu", 0))
 
 
-def same_logits(world: BiographyWorld, position: PositionConfig) -> dict[str, object]:
+def same_logits(world: BiographyWorld, **parts: Any) -> dict[str, object]:
     """Largest difference between the logits of CPU and GPU, in float32."""
-    model = Transformer(shape(world, position), seed=0).eval()
+    model = Transformer(shape(world, **parts), seed=0).eval()
     tokens = torch.from_numpy(stream(world).next_batch().inputs.copy())
     with torch.inference_mode():
         cpu = model(tokens)
@@ -82,13 +114,37 @@ def same_logits(world: BiographyWorld, position: PositionConfig) -> dict[str, ob
 
 def training(world: BiographyWorld) -> tuple[dict[str, object], Transformer]:
     """The loss falls, and how many tokens a second are read."""
-    model = Transformer(shape(world, Rotary()), seed=0).cuda()
+    model = Transformer(shape(world), seed=0).cuda()
     started = time.perf_counter()
     records = train(model, stream(world), Recipe(steps=STEPS, learning_rate=1e-3, precision="bfloat16"), log_every=20)
     torch.cuda.synchronize()
     losses = [record["loss"] for record in records]
     tokens_per_second = STEPS * 16 * 256 / (time.perf_counter() - started)
     return {"passed": losses[-1] < losses[0], "losses": losses, "tokens_per_second": tokens_per_second}, model
+
+
+def losses(world: BiographyWorld, execution: Execution) -> list[float]:
+    """Training losses of a small model on the GPU in float32."""
+    model = Transformer(shape(world), seed=0).cuda()
+    recipe = Recipe(steps=10, learning_rate=1e-3, precision="float32")
+    records = train(model, stream(world), recipe, log_every=1, execution=execution)
+    return [record["loss"] for record in records]
+
+
+def same_losses(world: BiographyWorld, execution: Execution) -> dict[str, object]:
+    """A way of computing a run changes nothing but rounding."""
+    difference = max(abs(a - b) for a, b in zip(losses(world, execution), losses(world, Execution()), strict=True))
+    return {"passed": difference < LOSS_TOLERANCE, "largest_difference": difference}
+
+
+def stacked(world: BiographyWorld) -> dict[str, object]:
+    """Each model of a stack has the losses that it has alone."""
+    recipe = Recipe(steps=10, learning_rate=1e-3, precision="float32")
+    models = [Transformer(shape(world), seed=0).cuda() for _ in range(3)]
+    logs = train_stacked(models, [stream(world) for _ in models], [recipe] * 3, log_every=1)
+    alone = losses(world, Execution())
+    difference = max(abs(record["loss"] - loss) for log in logs for record, loss in zip(log, alone, strict=True))
+    return {"passed": difference < LOSS_TOLERANCE, "largest_difference": difference}
 
 
 def same_answers(world: BiographyWorld, model: Transformer) -> dict[str, object]:
@@ -106,7 +162,7 @@ def resume(world: BiographyWorld) -> dict[str, object]:
     """A finished run that is asked for again is read from its checkpoint."""
     recipe = Recipe(steps=20, learning_rate=1e-3)
     with tempfile.TemporaryDirectory() as folder:
-        first, second = (Transformer(shape(world, Rotary()), seed=0).cuda() for _ in range(2))
+        first, second = (Transformer(shape(world), seed=0).cuda() for _ in range(2))
         train(first, stream(world), recipe, folder=Path(folder))
         train(second, stream(world), recipe, folder=Path(folder))
     pairs = zip(first.parameters(), second.parameters(), strict=True)

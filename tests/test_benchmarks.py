@@ -7,9 +7,13 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+from physlm.models.presets import preset
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = {
@@ -46,9 +50,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["bios", "train", "evaluate"])
+@pytest.mark.parametrize("name", ["bios", "train", "stacked", "evaluate", "attention", "import"])
 def test_last_line_is_a_complete_record(name):
-    if name != "bios":
+    if name in ("train", "evaluate", "import"):
         pytest.importorskip("transformers", reason="the peer of this benchmark")
     done = run(name, "--quick")
     assert done.returncode == 0, done.stderr
@@ -69,8 +73,29 @@ def test_last_line_is_a_complete_record(name):
 def test_help_teaches():
     done = run("--help")
     assert done.returncode == 0
-    for name in ("bios", "train", "evaluate", "--quick", "JSON"):
+    for name in ("bios", "train", "stacked", "evaluate", "attention", "import", "gpu", "--quick", "JSON"):
         assert name in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would run")
+def test_without_a_gpu_its_benchmark_says_so():
+    done = run("gpu", "--quick")
+    assert done.returncode == 2
+    assert "needs a CUDA GPU" in done.stderr
+
+
+def test_what_runs_on_a_gpu_runs_on_a_cpu_too():
+    pytest.importorskip("transformers", reason="the peer of this benchmark")
+    from benchmarks import gpu
+
+    config, cpu = replace(preset("GPT2-1-1", vocab_size=1024, context=16), vocab_multiple=64), torch.device("cpu")
+    one = gpu.one_model(config, 2, 2, 1, cpu, compiled=False)
+    assert one["parameters"] == gpu.parameter_count(config)
+    many = gpu.many_models(config, 3, 2, 2, 1, cpu)
+    assert many["models"] == 3
+    assert min(one["value"], one["ratio"], many["value"], many["ratio"]) > 0
+    # 6 for every weight, and 12 · layers · width · context for attention
+    assert gpu.operations_per_token(config) == 6 * one["parameters"] + 12 * 64 * 16
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones():

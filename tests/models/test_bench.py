@@ -242,3 +242,16 @@ def test_patterns_without_content_do_not_depend_on_tokens(position):
         patterns.append(capture.states["block.2.pattern"])
     assert torch.equal(*patterns)
     assert not any("query" in name or "key" in name for name, _ in model.named_parameters())
+
+
+@models
+def test_reading_far_without_gradients_leaves_the_model_trainable(parts, position):
+    model = make(parts, position)
+    if model.config.position.beyond_context == "works":
+        with torch.inference_mode():
+            model(tokens(length=3 * CONTEXT))
+        model(tokens(length=3 * CONTEXT)).sum().backward()
+    with torch.inference_mode():
+        model(tokens())
+    model(tokens()).sum().backward()
+    assert model.embed.weight.grad is not None

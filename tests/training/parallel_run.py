@@ -27,7 +27,7 @@ from physlm.training.recipe import MuonRecipe, Recipe
 ROWS = 4
 EXACT = replace(RECIPE, precision="float32")
 MUON = MuonRecipe(**{**vars(EXACT), "matrix_learning_rate": 0.02})
-SHORT = 9
+SHORT = replace(EXACT, steps=9)
 
 
 class EvenRows(TokenObjective):
@@ -44,7 +44,7 @@ class EvenRows(TokenObjective):
 class Case:
     how: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
-    recipe: Recipe = replace(EXACT, steps=SHORT)
+    recipe: Recipe = SHORT
     objective: Objective = next_token_loss
 
 
@@ -52,7 +52,7 @@ CASES = {
     "plain": Case(recipe=EXACT),
     "parts": Case(how={"micro_batches": 2, "checkpoint_activations": True}),
     "uneven": Case(objective=EvenRows()),
-    "muon": Case(recipe=replace(MUON, steps=SHORT)),
+    "muon": Case(recipe=replace(MUON, steps=SHORT.steps)),
     "experts": Case(model={"experts": Experts(experts=4, capacity_factor=None, balance_weight=0.0)}),
 }
 

@@ -21,6 +21,7 @@ from physlm.training.checkpoints import load_model
 from physlm.training.distributed import Process, this_process
 from physlm.training.execution import Execution
 from physlm.training.loop import train
+from physlm.training.sharding import part_like, split_copy, whole
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "parallel_run.py"
@@ -175,3 +176,18 @@ def test_one_rank_of_several_is_refused():
 
 def test_without_torchrun_a_process_is_the_only_one():
     assert this_process() == Process(rank=0, ranks=1, local_rank=0)
+
+
+def test_a_number_that_stands_alone_cannot_be_split():
+    model = make_model()
+    model.position.register_parameter("slope", torch.nn.Parameter(torch.tensor(1.0)))
+    with pytest.raises(
+        ValueError, match=r"cannot split numbers that stand alone, got \['position.slope'\]; use .*'ddp'"
+    ):
+        split_copy(model, None)
+
+
+def test_what_is_not_split_is_whole():
+    weight = make_model().embed.weight
+    assert whole(weight) is weight
+    assert part_like(weight, weight) is weight

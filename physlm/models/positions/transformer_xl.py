@@ -62,8 +62,10 @@ class TransformerXLEncoding(PositionalEncoding):
 
     def _set_table(self, length: int, like: Tensor) -> None:
         """Sinusoids of all distances from `1 − length` to `length − 1`, in this order."""
-        table = sinusoids(torch.arange(1 - length, length), self.projection.shape[-1], self.base)
-        self.register_buffer("sinusoids", table.to(like), persistent=False)
+        # It may grow while nobody wants gradients, and be needed where somebody does.
+        with torch.inference_mode(False):
+            table = sinusoids(torch.arange(1 - length, length), self.projection.shape[-1], self.base)
+            self.register_buffer("sinusoids", table.to(like.device, like.dtype), persistent=False)
 
     def reserve(self, length: int) -> None:
         """Remember how far apart two tokens can be, and grow the table, by doubling, to hold all such distances."""
