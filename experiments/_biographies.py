@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ from physlm.models.transformer import Transformer, TransformerConfig
 from physlm.randomness import Key
 from physlm.training.checkpoints import CheckpointError, DamagedError, load_model, save_model
 from physlm.training.loop import train
-from physlm.training.objectives import MaskedWords, Objective, next_token_loss
+from physlm.training.objectives import MaskedWords, Objective, next_token_loss, objective_identity
 from physlm.training.recipe import Recipe
 from physlm.worlds.bios import BiographyConfig, BiographyWorld, PoolSizes, Role
 from physlm.worlds.bios.config import ATTRIBUTES, DATE_PARTS
 
 # Bumped whenever a stage's result changes although its config does not.
-STAGE_REVISION = 1
+STAGE_REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,7 @@ def stage(
         "recipe": recipe.to_dict(),
         "batch_size": batch_size,
         "seed": seed,
-        "objective": getattr(objective, "__name__", None) or asdict(objective),  # type: ignore[call-overload]
+        "objective": objective_identity(objective),
         "curves": [preset.log_points, preset.curve_people] if evaluate else None,
         "threads": preset.threads,
     }
