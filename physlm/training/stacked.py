@@ -13,14 +13,12 @@ Shape legend: M models, P trained numbers of a model, B batch, T tokens, A asked
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +136,7 @@ def train_stacked(
         first, loss_count = run.restore_all()
         run.clear()
         for member in members:
-            member.watch(first, run)
+            member.begin(first, run)
 
         text, next_report = "", 0.0
         with _reporter(progress, first / steps) as report:
@@ -200,7 +198,9 @@ def _require_stackable(
     for stream in streams:
         if stream.ranks > 1:
             raise ValueError(f"a stack is trained in one process, got a stream of {stream.ranks} ranks; use ranks=1")
-    _require_one("config", [_json(model.config.to_dict()) for model in models])
+    if any(model.checkpoint_activations for model in models):
+        raise ValueError("a stack keeps all activations, got a model with checkpoint_activations; set it to False")
+    _require_one("config", [model.config.to_dict() for model in models])
     _require_one("parameters", [_shapes(model) for model in models])
     _require_one("stream", [{name: getattr(s, name) for name in _OF_STREAM} for s in streams])
     _require_one("recipe", [{name: getattr(recipe, name) for name in _OF_RECIPE} for recipe in recipes])
@@ -232,10 +232,6 @@ def _require_one(what: str, of_each: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
 class _Stack:
     """The weights of several models as one matrix, and their gradients as another.
 
@@ -256,16 +252,13 @@ class _Stack:
         self.kinds = dict(sorted(kinds.items(), key=lambda item: item[1]))
         self._own = [{name: parameters[name] for name in self.kinds} for parameters in each]
         sizes = [parameter.numel() for parameter in self._own[0].values()]
-        ends = [*accumulate(sizes)]
-        self.places = {name: slice(end - size, end) for name, size, end in zip(self.kinds, sizes, ends, strict=True)}
+        *starts, end = accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=0)
+        self.places = {n: slice(at, at + size) for n, at, size in zip(self.kinds, starts, sizes, strict=True)}
 
         like = next(iter(self._own[0].values())).detach()
         self.device = like.device
-        self.weights, self.gradients = (like.new_zeros(len(models), ends[-1]) for _ in range(2))
+        self.weights, self.gradients = (like.new_zeros(len(models), end) for _ in range(2))
         self._kept = [{name: parameter.data for name, parameter in own.items()} for own in self._own]
-        for number, kept in enumerate(self._kept):
-            for name, part in self._parts_of(self.weights, number).items():
-                self._own[number][name].data = part.copy_(kept[name])
         self._leaves = {name: weights.requires_grad_() for name, weights in self._across(self.weights).items()}
         frozen = {name: torch.stack([own[name].detach() for own in each]) for name in each[0] if name not in kinds}
         self._all = {f"model.{name}": weights for name, weights in {**self._leaves, **frozen}.items()}
@@ -288,7 +281,7 @@ class _Stack:
         return {name: matrix[:, place].view(-1, *self._own[0][name].shape) for name, place in self.places.items()}
 
     def joined(self, number: int, recipe: Recipe) -> dict[str, nn.Parameter]:
-        """Weights of a model with their gradients; what AdamW treats alike is one, which spares starting it for each."""
+        """Weights of a model with their gradients; what AdamW treats alike is one, to start it once."""
         muon = isinstance(recipe, MuonRecipe)
         groups = {name: [name] for name, kind in self.kinds.items() if muon and kind == _HIDDEN}
         for title, kinds in (("matrices", (_MATRIX,) if muon else (_HIDDEN, _MATRIX)), ("vectors", (_VECTOR,))):
@@ -312,25 +305,33 @@ class _Stack:
             value, auxiliary = functional_call(self.loss, weights, (asked, total))
             return (value,) if auxiliary is None else (value, auxiliary)
 
-        dimensions: Any = Asked(*(None if part is None else 0 for part in asked))
+        dimensions: list[Any] = [None if part is None else 0 for part in asked]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            parts = vmap(loss, (0, dimensions, 0), randomness="different")(self._all, asked, totals)
+            parts = vmap(loss, (0, Asked(*dimensions), 0), randomness="different")(self._all, asked, totals)
         total = torch.stack(parts).sum()
-        gradients = torch.autograd.grad(total, [*self._leaves.values()], allow_unused=True)
-        if unused := [name for name, part in zip(self._leaves, gradients, strict=True) if part is None]:
+        found = torch.autograd.grad(total, [*self._leaves.values()], allow_unused=True)
+        gradients = dict(zip(self._leaves, cast("tuple[Tensor | None, ...]", found), strict=True))
+        if unused := [name for name, gradient in gradients.items() if gradient is None]:
             raise ValueError(
                 f"all that is trained must have a part in the loss, which {', '.join(unused)} has not: "
                 "freeze it with requires_grad_(False)"
             )
-        torch._foreach_copy_(self._slots, gradients)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(self._slots, found)  # pyright: ignore[reportPrivateImportUsage]
         return parts[0].detach()
 
     def gradient_norms(self) -> Float[Tensor, " M"]:
         """Norms of the gradients of the models."""
         return torch.linalg.vector_norm(self.gradients, dim=1)
 
+    def take(self) -> None:
+        """Make what is trained of the models parts of `weights`."""
+        for number, own in enumerate(self._own):
+            for name, part in self._parts_of(self.weights, number).items():
+                own[name].data = part.copy_(own[name].data)
+                own[name].grad = None
+
     def release(self) -> None:
-        """Give the weights back the memory that they had."""
+        """Give it back the memory that it had."""
         for own, kept in zip(self._own, self._kept, strict=True):
             for name, parameter in own.items():
                 parameter.data = kept[name].copy_(parameter.data)
@@ -340,11 +341,15 @@ class _Stack:
 def _stacked(models: Sequence[Transformer], recipe: Recipe) -> Iterator[_Stack]:
     device = next(models[0].parameters()).device
     stack = _Stack(models, choose_precision(recipe.precision, device))
+    stack.take()
     try:
         yield stack
     finally:
         stack.release()
 
+
+_ALIGNED = 32
+"""Every parameter begins at a multiple of this many numbers, which fast kernels ask for; the gaps stay zero."""
 
 _HIDDEN, _MATRIX, _VECTOR = range(3)
 
@@ -362,8 +367,6 @@ def _together(examples: Sequence[Examples], device: torch.device) -> tuple[Asked
     parts = [part.on(host) for part in examples]
     if any(part.places is None for part in parts):
         parts = [part.on(host, dense=True) for part in examples]
-    if len({tuple(None if field is None else field.shape[:2] for field in (p.inputs, p.documents)) for p in parts}) > 1:
-        raise ValueError(f"batches of a stack must be of one shape, got {[tuple(p.inputs.shape) for p in parts]}")
     most = max(len(part.targets) for part in parts)
 
     def stacked(tensors: Sequence[Tensor | None], fill: int = 0) -> Tensor | None:
@@ -413,10 +416,9 @@ class _Member:
         """What happened, if the model has diverged."""
         return self.records[-1].get("diverged") if self.records else None
 
-    def watch(self, first: int, run: RunFolder) -> None:
-        """Begin to watch for divergence, before step number `first`, counted from 0."""
-        device = self.loss_sum.device
-        self._watch = Watch(self.recipe, self.parameters, device, first=first, newest=run.newest)
+    def begin(self, first: int, run: RunFolder) -> None:
+        """Get ready for step number `first`, counted from 0."""
+        self._watch = Watch(self.recipe, self.parameters, self.loss_sum.device, first=first, newest=run.newest)
 
     def examples(self) -> Examples:
         """The next batch.
@@ -430,9 +432,9 @@ class _Member:
 
     def step(self, number: int, loss: Float[Tensor, ""], norm: Float[Tensor, ""]) -> None:
         """Update the weights at step `number`, counted from 0; `norm` is that of the gradient."""
-        self.loss_sum += loss
         if self.diverged:
             return
+        self.loss_sum += loss
         bad = self._watch.look(loss, Norms((), norm.new_empty(0), norm))
         if self._on_cpu and bad:
             self.check(number + 1)
@@ -451,17 +453,19 @@ class _Member:
                 self._watch.check_weights(done, gradients)
         except DivergenceError as error:
             self.records.append({"step": done, "loss": None, "diverged": str(error)})
+            self.loss_sum.zero_()
 
     def record(self, done: int, losses: int, evaluate: Callable[[int], Mapping[str, Any]] | None) -> None:
         """Log the mean loss of the last `losses` steps."""
-        if not self.diverged:
-            values: Record = {}
-            if evaluate is not None:
-                self.model.eval()
-                values = _plain(evaluate(self.number))
-                self.model.train()
-            rate = self.recipe.learning_rate_at(done - 1)
-            self.records.append({"step": done, "loss": self.loss_sum.item() / losses, "learning_rate": rate, **values})
+        if self.diverged:
+            return
+        values: Record = {}
+        if evaluate is not None:
+            self.model.eval()
+            values = _plain(evaluate(self.number))
+            self.model.train()
+        rate = self.recipe.learning_rate_at(done - 1)
+        self.records.append({"step": done, "loss": self.loss_sum.item() / losses, "learning_rate": rate, **values})
         self.loss_sum.zero_()
 
 
@@ -492,7 +496,7 @@ class _StackFolder(RunFolder):
             "step": step,
             "streams": [member.stream.state() for member in self.members],
             "records": [member.records for member in self.members],
-            "loss_totals": [_finite(member.loss_sum.item()) for member in self.members],
+            "loss_totals": [member.loss_sum.item() for member in self.members],
             "loss_count": loss_count,
         }
         older = self.checkpoints()
@@ -513,22 +517,18 @@ class _StackFolder(RunFolder):
             require_same(newest, name, entry(path, trainer, name), expected)
         tensors = read_tensors(newest / "model.safetensors")
         moments = read_tensors(newest / "optimizer.safetensors")
-        of_each: list[dict[str, Tensor]] = [{} for _ in self.members]
-        for name, tensor in moments.items():
-            number, _, moment = name.partition(".")
-            of_each[int(number)][moment] = tensor
+        for member in self.members:
+            of_this = f"{member.number}."
+            own = {name.removeprefix(of_this): moments[name] for name in moments if name.startswith(of_this)}
+            member.optimizers.check(own, newest / "optimizer.safetensors")
+            member.optimizers.load(own)
         try:
+            for number, member in enumerate(self.members):
+                member.stream.restore(trainer["streams"][number])
+                member.records = [*trainer["records"][number]]
+                member.loss_sum.fill_(trainer["loss_totals"][number])
             position = trainer["step"], trainer["loss_count"]
-            parts = zip(
-                self.members, trainer["streams"], trainer["records"], trainer["loss_totals"], of_each, strict=True
-            )
-            for member, stream, records, loss_total, moments in parts:
-                member.optimizers.check(moments, newest / "optimizer.safetensors")
-                member.stream.restore(stream)
-                member.records = records
-                member.loss_sum.fill_(loss_total)
-                member.optimizers.load(moments)
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is no state of this run: {error}") from error
         load_tensors(self.models, tensors, newest / "model.safetensors")
         return position
@@ -552,11 +552,6 @@ def _identity(members: Sequence[_Member], *, log_every: int, evaluates: bool) ->
         for member in members
     ]
     return {name: [one[name] for one in of_each] if name in _OWN else of_each[0][name] for name in of_each[0]}
-
-
-def _finite(number: float) -> float:
-    """A number that JSON has; the losses of a model that has diverged do not matter."""
-    return number if math.isfinite(number) else 0.0
 
 
 def _range_of_losses(members: Sequence[_Member]) -> str:
