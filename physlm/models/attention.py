@@ -24,7 +24,7 @@ from physlm.models.canon import CanonLayer
 from physlm.models.capture import Capture
 from physlm.models.config import TransformerConfig, canon_widths
 from physlm.models.feed_forward import residual_scale
-from physlm.models.fused_attention import at_least_float32, fused_attention
+from physlm.models.fused_attention import at_least_float32, causal_mask, fused_attention
 from physlm.models.linear import Linear, linear
 from physlm.models.norms import build_norm
 from physlm.models.positions import PositionalEncoding
@@ -178,7 +178,7 @@ class Attention(nn.Module):
         positions = read.positions[..., first:]
         if queries is None:
             own = self.position.layer_score(self.layer, None, None, positions, read.key_positions)
-            mixed = self._mix(_total(own, read.score), values, capture)
+            mixed = self._mix(_total(own, read.score), values, read)
         else:
             queries = queries[:, :, first:]
             keys, values = self._each_head(keys), self._each_head(values)
@@ -257,15 +257,15 @@ class Attention(nn.Module):
                 return fused_attention(queries, keys, values, score, causal=read.causal, scale=scale, dropout=dropout)
             queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
             scores = queries @ keys.mT * scale
-            if read.causal:
-                future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-                scores = scores.masked_fill(future, float("-inf"))
-            return self._mix(scores if score is None else scores + score, values, read.capture)
+            return self._mix(scores if score is None else scores + score, values, read)
 
-    def _mix(self, scores: Tensor | None, values: Float[Tensor, "B G S D"], capture: Capture) -> Tensor:
-        """Values mixed by the softmax of the scores, `[H, T, S]` or `[B, H, T, S]`."""
+    def _mix(self, scores: Tensor | None, values: Float[Tensor, "B G S D"], read: Read) -> Tensor:
+        """Values mixed by the softmax of the scores, `[H, T, S]` or `[B, H, T, S]`, step by step."""
         if scores is None:
             raise ValueError("an encoding that replaces the content score must give a score, got none")
+        if read.causal:
+            scores = scores + causal_mask(scores)
+        capture = read.capture
         values = self._each_head(values) if values.shape[1] != self.config.heads else values
         with torch.autocast(values.device.type, enabled=False):
             if capture.wants(self._name("attn_scores"), self._name("pattern")):

@@ -23,6 +23,9 @@ from torch.autograd.function import once_differentiable
 BLOCK = 64
 """Queries of a block, if there are more than four times as many."""
 
+MIN_KEYS = 192
+"""With fewer keys than this, PyTorch's kernel is as fast, unless the score has a gradient, which it is slow to give."""
+
 MAX_KEPT = 2**25
 """Most attention weights that are kept for the backward pass of one layer (128 MiB)."""
 
@@ -51,6 +54,8 @@ def fused_attention(
     score = None if score is None else score.to(queries.dtype)
     if _is_ours(queries, keys, values, score, dropout):
         return _Attention.apply(queries, keys, values, score, causal, scale)[0]
+    if causal and score is not None:
+        score, causal = score + causal_mask(score), False
     if queries.device.type == "cpu":
         # There the kernel is several times faster in float32 than in bfloat16.
         queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
@@ -58,6 +63,11 @@ def fused_attention(
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=score, dropout_p=dropout, is_causal=causal, scale=scale
     )
+
+
+def causal_mask(score: Float[Tensor, "*heads T T"]) -> Float[Tensor, "T T"]:
+    """−∞ for later keys and zero elsewhere, to be added to a score."""
+    return torch.full(score.shape[-2:], -math.inf, dtype=score.dtype, device=score.device).triu(1)
 
 
 def at_least_float32(states: Tensor) -> Tensor:
@@ -72,8 +82,11 @@ def _is_ours(queries: Tensor, keys: Tensor, values: Tensor, score: Tensor | None
         return False
     if torch._C._are_functorch_transforms_active():
         return True
-    inputs = (queries, keys, values) if score is None else (queries, keys, values, score)
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    if not torch.is_grad_enabled():
+        return False
+    if score is not None and score.requires_grad:
+        return True
+    return keys.shape[-2] >= MIN_KEYS and any(part.requires_grad for part in (queries, keys, values))
 
 
 def _blocks(queries: int, keys: int, causal: bool) -> list[tuple[int, int, int]]:
@@ -96,13 +109,14 @@ class _Attention(torch.autograd.Function):
         scaled, keys, values = (queries * scale).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
         outputs = torch.empty_like(scaled)
         kept = []
-        for start, end, seen in _blocks(length, keys.shape[1], causal):
+        blocks = _blocks(length, keys.shape[1], causal)
+        future = torch.ones(blocks[0][1], blocks[0][1], dtype=torch.bool).triu_(1)
+        for start, end, seen in blocks:
             scores = torch.bmm(scaled[:, start:end], keys[:, :seen].mT)
             if score is not None:
                 scores.unflatten(0, (batch, heads)).add_(score[..., start:end, :seen])
             if causal:
-                future = torch.ones(end - start, end - start, dtype=torch.bool).triu_(1)
-                scores[:, :, start:].masked_fill_(future, -math.inf)
+                scores[:, :, start:].masked_fill_(future[: end - start, : end - start], -math.inf)
             pattern = scores.softmax(dim=-1)
             kept.append(pattern)
             outputs[:, start:end] = torch.bmm(pattern, values[:, :seen])

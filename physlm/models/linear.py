@@ -20,6 +20,9 @@ from physlm.models.activations import ACTIVATIONS, Activation
 MIN_ROWS = 64
 """Fewer rows than this are not worth oneDNN's preparations."""
 
+MIN_PRODUCTS = 2**25
+"""With gradients, whose two further products MKL does well enough, nor are fewer multiplications than this."""
+
 _OPERATOR = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 _FUSED: dict[Activation | None, tuple[str, str]] = {
     None: ("none", ""),
@@ -62,8 +65,11 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activatio
     """
     if _OPERATOR is None or not _is_fast(inputs, weight):
         outputs = F.linear(inputs, weight, bias)
-    elif _is_transformed() or (torch.is_grad_enabled() and (inputs.requires_grad or weight.requires_grad)):
+    elif _is_transformed():
         outputs = _Linear.apply(inputs, weight, bias)
+    elif torch.is_grad_enabled() and (inputs.requires_grad or weight.requires_grad):
+        is_large = inputs.numel() * len(weight) >= MIN_PRODUCTS
+        outputs = _Linear.apply(inputs, weight, bias) if is_large else F.linear(inputs, weight, bias)
     elif activation in _FUSED:
         name, variant = _FUSED[activation]
         return _OPERATOR(inputs, weight, bias, name, [], variant)

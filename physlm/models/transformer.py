@@ -215,10 +215,9 @@ class Transformer(nn.Module):
         positions = key_positions[..., before:]
 
         score = self.position.score(positions, key_positions)
-        own = type(self.position).layer_score is not PositionalEncoding.layer_score
-        # One query sees every key, and the fused kernel knows the plain causal mask; all else is spelled out.
+        # One query sees every key, and attention knows the plain causal mask; all else is spelled out.
         masked = self.config.causal and length > 1
-        plain = masked and score is None and not own and documents is None and starts is None and before == 0
+        plain = masked and documents is None and starts is None and before == 0
         if documents is not None or starts is not None or (masked and not plain):
             visible = self._visible(columns[before:], columns, documents, starts)
             score = torch.where(visible, 0.0 if score is None else score, float("-inf"))
@@ -241,7 +240,7 @@ class Transformer(nn.Module):
         # The last block has fewer queries than keys, which the fused kernel's mask is not made for.
         if read.causal:
             visible = self._visible(read.positions, read.positions, None, None)
-            score = torch.where(visible, 0.0, float("-inf"))
+            score = torch.where(visible, 0.0 if score is None else score, float("-inf"))
         score = None if score is None else score[..., layout.first_asked :, :]
         return replace(read, causal=False, score=score, last=True)
 

@@ -7,6 +7,13 @@ import torch.nn.functional as F
 from physlm.models import fused_attention as module
 from physlm.models.fused_attention import fused_attention
 
+
+@pytest.fixture(autouse=True)
+def short_texts(monkeypatch):
+    """Ours also where PyTorch's kernel would be as fast."""
+    monkeypatch.setattr(module, "MIN_KEYS", 0)
+
+
 SCORES = {
     "none": None,
     "all": (1, 1),
@@ -101,6 +108,15 @@ def test_what_would_keep_too_much_is_left_to_pytorch(monkeypatch):
     monkeypatch.setattr(module, "MAX_KEPT", 2 * 3 * 8 * 8 - 1)
     output = fused_attention(*inputs(8), None, causal=True, scale=0.5)
     assert "ScaledDotProduct" in type(output.grad_fn).__name__
+
+
+def test_few_keys_are_left_to_pytorch(monkeypatch):
+    monkeypatch.setattr(module, "MIN_KEYS", 9)
+    output = fused_attention(*inputs(8), None, causal=True, scale=0.5)
+    assert "ScaledDotProduct" in type(output.grad_fn).__name__
+    score = torch.zeros(3, 8, 8, requires_grad=True)
+    fused_attention(*inputs(8), score, causal=True, scale=0.5).sum().backward()
+    assert score.grad is not None
 
 
 def test_nothing_is_kept_where_no_gradient_is_wanted():
