@@ -12,8 +12,6 @@ Source: Physics of Language Models 3.1, App. C and D.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from physlm.data.streams import PackedStream
@@ -31,16 +27,14 @@ from physlm.training.distributed import Group, LostProcessError, joined
 from physlm.training.divergence import DivergenceError, Watch, norms
 from physlm.training.execution import PLAIN, Execution
 from physlm.training.learner import Learner, learner_of
+from physlm.training.numerics import denormals_flushed, dropout_randomness
 from physlm.training.objectives import Objective, next_token_loss
 from physlm.training.optimizers import Optimizers, hidden_matrices
 from physlm.training.recipe import Recipe, choose_precision
+from physlm.training.reporting import REPORT_SECONDS, Report, plain_values, reporter
 from physlm.training.run_folder import Record, RunFolder, identity_of
 
 __all__ = ["DivergenceError", "LostProcessError", "Record", "Report", "train"]
-
-Report = Callable[[float, str], None]
-
-_REPORT_SECONDS = 0.5
 
 
 def train(
@@ -109,7 +103,7 @@ def train(
     with (
         joined(execution, stream, device) as group,
         _frozen_but(trained, model),
-        _denormals_flushed(),
+        denormals_flushed(),
         learner_of(model, named, objective=objective, execution=execution, precision=precision, group=group) as learner,
     ):
         optimizers = Optimizers(learner.parameters, recipe, hidden_matrices(model))
@@ -133,11 +127,11 @@ def train(
         loss_sum = torch.tensor(loss_total, device=device)
         loss_text = f", loss {records[-1]['loss']:.3f}" if records else ""
         next_report = 0.0
-        with _reporter(progress if group.rank == 0 else False, first / recipe.steps) as report:
+        with reporter(progress if group.rank == 0 else False, first / recipe.steps) as report:
             model.train()
             learner.model.train()
             for step in range(first, recipe.steps):
-                with _dropout_randomness(model, stream, step, device):
+                with dropout_randomness(model, stream, step, device):
                     loss = learner.backward(stream.next_batch())
                 gradients = norms({n: p.grad for n, p in learner.parameters.items() if p.grad is not None})
                 bad = watch.look(loss, gradients)
@@ -167,7 +161,7 @@ def train(
                     next_report = 0.0
                 if time.monotonic() >= next_report:
                     report(done / recipe.steps, f"step {done}/{recipe.steps}{loss_text}")
-                    next_report = time.monotonic() + _REPORT_SECONDS
+                    next_report = time.monotonic() + REPORT_SECONDS
                 if is_checkpoint:
                     run.save(
                         learner,
@@ -207,72 +201,6 @@ def _evaluated(
         return {}
     with learner.on_loan():
         model.eval()
-        values = _plain(evaluate()) if group.rank == 0 else None
+        values = plain_values(evaluate()) if group.rank == 0 else None
         model.train()
     return group.tell(values)
-
-
-def _plain(values: Mapping[str, Any]) -> Record:
-    """The values as they would come back from a checkpoint."""
-
-    def to_list(value: Any) -> Any:
-        if hasattr(value, "tolist"):
-            return value.tolist()
-        raise TypeError(f"{type(value).__name__} is not")
-
-    try:
-        return json.loads(json.dumps(dict(values), default=to_list, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "evaluate must return finite numbers, strings, None, and lists, arrays or dictionaries of them, "
-            f"got {values!r} ({error}); None stands for what is undefined"
-        ) from error
-
-
-@contextmanager
-def _denormals_flushed() -> Iterator[None]:
-    """Treat numbers below 1e-38 as zero: a confident softmax is full of them, and a CPU is slow on each."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@contextmanager
-def _dropout_randomness(model: Transformer, stream: PackedStream, step: int, device: torch.device) -> Iterator[None]:
-    """Make dropout a pure function of (stream key, step, rank), and leave PyTorch's global generator as it was."""
-    if model.config.dropout == 0:
-        yield
-        return
-    seed = stream.key.child("dropout", step, *([stream.rank] if stream.rank else [])).low >> 1
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index].manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _reporter(progress: Report | bool, start: float) -> Iterator[Report]:
-    """A function of (fraction, message): the caller's own, a bar or lines on standard error, or nothing."""
-    if callable(progress):
-        yield progress
-    elif progress and sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("training", total=1.0)
-            bar.update(task, completed=start)
-            yield lambda fraction, message: bar.update(task, completed=fraction, description=message)
-    elif progress:
-        printed = int(start * 10)
-
-        def print_line(fraction: float, message: str) -> None:
-            nonlocal printed
-            if int(fraction * 10) > printed:
-                printed = int(fraction * 10)
-                print(message, file=sys.stderr, flush=True)
-
-        yield print_line
-    else:
-        yield lambda _fraction, _message: None

@@ -44,17 +44,11 @@ from physlm.training.checkpoints import (
 from physlm.training.distributed import Group, Process
 from physlm.training.divergence import DivergenceError, Norms, Watch, norms
 from physlm.training.learner import TokenLoss
-from physlm.training.loop import (
-    _REPORT_SECONDS,
-    Report,
-    _denormals_flushed,
-    _dropout_randomness,
-    _plain,
-    _reporter,
-)
+from physlm.training.numerics import denormals_flushed, dropout_randomness
 from physlm.training.objectives import Asked, Examples, TokenObjective, next_token_loss, require_question
 from physlm.training.optimizers import Optimizers, hidden_matrices
 from physlm.training.recipe import MuonRecipe, Recipe, choose_precision
+from physlm.training.reporting import REPORT_SECONDS, Report, plain_values, reporter
 from physlm.training.run_folder import Record, RunFolder, identity_of
 
 __all__ = ["StackDivergenceError", "train_stacked"]
@@ -127,7 +121,7 @@ def train_stacked(
     if log_every < 1 or checkpoint_every < 1:
         raise ValueError(f"log_every and checkpoint_every must be ≥ 1, got {log_every} and {checkpoint_every}")
 
-    with _denormals_flushed(), _stacked(models, recipes[0]) as stack:
+    with denormals_flushed(), _stacked(models, recipes[0]) as stack:
         members = [
             _Member(stack, number, *parts)
             for number, parts in enumerate(zip(models, streams, recipes, objectives, strict=True))
@@ -139,14 +133,14 @@ def train_stacked(
             member.begin(first, run)
 
         text, next_report = "", 0.0
-        with _reporter(progress, first / steps) as report:
+        with reporter(progress, first / steps) as report:
             for model in models:
                 model.train()
             for step in range(first, steps):
                 if all(member.diverged for member in members):
                     break
                 examples = [member.examples() for member in members]
-                with _dropout_randomness(models[0], streams[0], step, stack.device):
+                with dropout_randomness(models[0], streams[0], step, stack.device):
                     losses = stack.backward(examples)
                 for member, loss, norm in zip(members, losses, stack.gradient_norms(), strict=True):
                     member.step(step, loss, norm)
@@ -166,7 +160,7 @@ def train_stacked(
                     text, next_report = _range_of_losses(members), 0.0
                 if time.monotonic() >= next_report:
                     report(done / steps, f"step {done}/{steps}{text}")
-                    next_report = time.monotonic() + _REPORT_SECONDS
+                    next_report = time.monotonic() + REPORT_SECONDS
                 if is_checkpoint:
                     run.save_all(done, loss_count)
         run.log_all()
@@ -462,7 +456,7 @@ class _Member:
         values: Record = {}
         if evaluate is not None:
             self.model.eval()
-            values = _plain(evaluate(self.number))
+            values = plain_values(evaluate(self.number))
             self.model.train()
         rate = self.recipe.learning_rate_at(done - 1)
         self.records.append({"step": done, "loss": self.loss_sum.item() / losses, "learning_rate": rate, **values})
