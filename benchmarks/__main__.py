@@ -14,8 +14,10 @@ import tyro
 
 from benchmarks.harness import HELP, THREADS, MissingPeerError, Settings, measure, publish
 
-Name = Literal["bios", "train", "stacked", "evaluate", "attention", "import", "gpu"]
-_MODULES = {"import": "imports"}
+Name = Literal[
+    "bios", "cfg-sample", "cfg-parse", "cfg-next", "train", "stacked", "evaluate", "attention", "import", "gpu"
+]
+_MODULES = {"import": "imports", "cfg-sample": "cfg_sample", "cfg-parse": "cfg_parse", "cfg-next": "cfg_next"}
 _ONLY_WHEN_ASKED = ("gpu",)
 
 

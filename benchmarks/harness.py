@@ -29,6 +29,9 @@ HELP = """\
 Speed and memory beside a public peer, measured in the same run.
 
   bios       making biographies: tokens per CPU-second, beside string formatting and `tokenizers`
+  cfg-sample sentences of a grammar: tokens per CPU-second, beside rewriting one symbol at a time
+  cfg-parse  membership and number of derivations: sentences per CPU-second, beside `nltk`
+  cfg-next   exact next-token distributions: sentences per CPU-second, beside `nltk`
   train      training a small model: tokens per second, beside GPT-2 of `transformers`
   stacked    training eight seeds at once: tokens per second, beside one after another
   evaluate   scoring answers: questions per second, beside `generate` of `transformers`

@@ -2,7 +2,7 @@
 
 - A `Sample` is one annotated document: tokens, marks aligned with the tokens, and the latent truth.
 - `Samples` is many documents laid end to end (ragged), so that worlds can be vectorised.
-- A `World` is random access to samples, plus a judge that knows the truth.
+- A `World` is random access to samples, plus a judge that knows the truth; a `FreshWorld` never runs out of them.
 - A sample is a pure function of (world config, split, index): no state, no order, no worker count.
 
 Nothing here knows about any particular world, model or tokenizer.
@@ -132,6 +132,23 @@ class World(Protocol):
 
     def fingerprint(self) -> str:
         """Hash of the config and of the first documents of every split."""
+        ...
+
+
+@runtime_checkable
+class FreshWorld(World, Protocol):
+    """A world whose documents are independent draws, however many are asked for.
+
+    They need no shuffling, so streams deal them in the order of their numbers and ask for lengths only as they go:
+    a split may hold more documents than memory holds lengths.
+    """
+
+    def lengths_at(self, split: str, indices: IntArray) -> IntArray:
+        """Number of tokens of the documents at `indices`, without rendering."""
+        ...
+
+    def render(self, split: str, indices: IntArray, marks: Sequence[str] | None = None) -> Samples:
+        """The documents at `indices`, in that order, with all marks or only those named."""
         ...
 
 

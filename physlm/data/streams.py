@@ -2,9 +2,7 @@
 
 - A row is one window of `context + 1` tokens: EOS, document, EOS, document, EOS, … All documents of a row
   come from one source. Which source is a Philox draw from the row number against the shares.
-- The documents of a source come in passes; each pass is a new global order of all of them, a pure function
-  of (key, source, pass). Shuffling whole sources keeps copies of one entity apart; packing neighbours would
-  let a model read facts from the window instead of storing them.
+- In which order the documents of a source come, and how they are cut into windows: `physlm.data.decks`.
 - The position in a stream is a few integers: the next row, and the pass and cursor of every source.
   Neither the batch size nor the number of ranks changes any row.
 - Windows are laid out from document lengths alone; only the rows of this rank are rendered, with one call
@@ -20,12 +18,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.data.contract import World
+from physlm.data.contract import FreshWorld, World
+from physlm.data.decks import Deck, FreshDeck, Overflow, Windows, ranges
 from physlm.randomness import Key
 
 IGNORE = -100
@@ -114,132 +113,15 @@ class Batch:
         return {name: mark[:, 1:] for name, mark in self.window_marks.items()}
 
 
-def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`arange(start, start + count)` of every pair, end to end: starts [7, 2], counts [2, 3] give [7, 8, 2, 3, 4]."""
-    before = np.cumsum(counts) - counts
-    return np.repeat(starts - before, counts) + np.arange(counts.sum())
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """Where the documents of some windows of one source go.
-
-    Attributes:
-        documents: index of each document in its split, window after window.
-        window: number of the window of each document.
-        number: number of each document within its window.
-        column: where each document starts in its window; its separator is just before.
-        length: full length of each document.
-    """
-
-    documents: NDArray[np.int64]
-    window: NDArray[np.int64]
-    number: NDArray[np.int64]
-    column: NDArray[np.int64]
-    length: NDArray[np.int64]
-
-
-class _Deck:
-    """The documents of one source, dealt pass after pass.
-
-    Holds a horizon of whole passes: `_order` is their document indices, and document `i` of the horizon with its
-    separator takes the token positions `_starts[i]` to `_starts[i + 1]`. Reached passes are dropped, further ones
-    are shuffled when they are needed.
-    """
-
-    def __init__(self, source: Source, key: Key, context: int, whole: bool) -> None:
-        size = source.world.size(source.split)
-        if size < 1:
-            raise ValueError(f"split must hold at least 1 document, got {size} in split {source.split!r}")
-        lengths = np.asarray(source.world.lengths(source.split), dtype=np.int64)
-        if len(lengths) != size:
-            raise ValueError(f"world must give {size} lengths for split {source.split!r}, got {len(lengths)}")
-        if lengths.min() < 1:
-            raise ValueError(f"documents must have at least 1 token, got {lengths.min()} in split {source.split!r}")
-        longest = int(lengths.max())
-        if whole and longest > context - 1:
-            raise ValueError(
-                f"with overflow='whole' a document and its two separators must fit the window of {context + 1} tokens, "
-                f"got a document of {longest} tokens in split {source.split!r}: "
-                f"use context ≥ {longest + 1} or overflow='cut'"
-            )
-        self.size = size
-        self._lengths = lengths
-        self._longest = longest
-        self._pass_tokens = int(lengths.sum()) + size
-        self._key = key
-        self._context = context
-        self._whole = whole
-        self.place(0, 0)
-
-    def place(self, pass_number: int, cursor: int) -> None:
-        """Go to document `cursor` of pass `pass_number`."""
-        self._first_pass = pass_number
-        self._cursor = cursor
-        self._order = np.empty(0, dtype=np.int64)
-        self._starts = np.zeros(1, dtype=np.int64)
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Pass, and cursor within it, of the next document."""
-        return self._first_pass + self._cursor // self.size, self._cursor % self.size
-
-    def _shuffled(self, first: int, count: int) -> NDArray[np.int64]:
-        """Document indices of passes `first` to `first + count`, end to end."""
-        return self._key.permutations(np.arange(first, first + count), self.size).reshape(-1)
-
-    def _extend(self, passes: NDArray[np.int64]) -> None:
-        self._order = np.concatenate([self._order, passes])
-        self._starts = np.concatenate([[0], np.cumsum(self._lengths[self._order] + 1)])
-
-    def _reserve(self, tokens: int) -> None:
-        """Make the horizon reach at least `tokens` token positions past the cursor."""
-        if self._cursor < len(self._order) and self._starts[-1] - self._starts[self._cursor] >= tokens:
-            return
-        self._first_pass, cursor = self.position
-        self._order = self._order[self._cursor - cursor :]
-        self._cursor = cursor
-        held = len(self._order) // self.size
-        self._extend(self._shuffled(self._first_pass, 0 if held else 1))
-        held = max(held, 1)
-        missing = tokens - int(self._starts[-1] - self._starts[cursor])
-        if missing > 0:
-            self._extend(self._shuffled(self._first_pass + held, -(-missing // self._pass_tokens)))
-
-    def deal(self, count: int, wanted: NDArray[np.int64]) -> _Windows:
-        """Advance by `count` windows and lay out those whose numbers are `wanted`."""
-        # A window takes at most `context` positions, and in "cut" the rest of its last document.
-        self._reserve(count * (self._context + self._longest + 1))
-        starts, at = self._starts, self._cursor
-        # A document belongs to the window if it starts in it ("cut") or ends in it with its separator ("whole").
-        side, back = ("right", 1) if self._whole else ("left", 0)
-        bounds = np.empty(count + 1, dtype=np.int64)
-        bounds[0] = at
-        for i in range(count):
-            at = starts.searchsorted(starts[at] + self._context, side) - back
-            bounds[i + 1] = at
-        self._cursor = int(at)
-
-        first = bounds[wanted]
-        counts = bounds[wanted + 1] - first
-        places = _ranges(first, counts)
-        documents = self._order[places]
-        return _Windows(
-            documents=documents,
-            window=np.repeat(np.arange(len(wanted)), counts),
-            number=places - np.repeat(first, counts),
-            column=1 + starts[places] - np.repeat(starts[first], counts),
-            length=self._lengths[documents],
-        )
-
-
 class PackedStream:
     """An endless stream of packed windows from a mixture of sources.
 
     Every window starts with EOS, and every document is followed by one. With `overflow="cut"` the document that does
     not fit is cut at the end of the window (its rest is not shown in this pass). With `overflow="whole"` it opens the
-    next window of its source and the remaining positions are padding without loss. The window after the last document
-    of a pass simply goes on with the next pass.
+    next window of its source and the remaining positions are padding without loss. With `overflow="continue"` the
+    windows are cut from the endless text EOS, document, EOS, … wherever they end: a window starts with the token that
+    the one before it ended with, mostly within a document. The window after the last document of a pass simply goes on
+    with the next pass.
 
     Example:
         >>> mixture = [Source(world, "bio", 0.2), Source(world, "qa_train", 0.8)]
@@ -272,7 +154,7 @@ class PackedStream:
         context: int,
         batch_size: int,
         key: Key,
-        overflow: Literal["cut", "whole"] = "cut",
+        overflow: Overflow = "cut",
         marks: tuple[str, ...] = (),
         document_mask: bool = False,
         rank: int = 0,
@@ -287,8 +169,8 @@ class PackedStream:
             raise ValueError(f"context must be ≥ 1 token, got {context}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be ≥ 1 row, got {batch_size}")
-        if overflow not in ("cut", "whole"):
-            raise ValueError(f"overflow must be 'cut' or 'whole', got {overflow!r}")
+        if overflow not in get_args(Overflow):
+            raise ValueError(f"overflow must be one of {', '.join(get_args(Overflow))}, got {overflow!r}")
         if ranks < 1:
             raise ValueError(f"ranks must be ≥ 1, got {ranks}")
         if not 0 <= rank < ranks:
@@ -301,7 +183,7 @@ class PackedStream:
         self.context = context
         self.batch_size = batch_size
         self.key = key
-        self.overflow: Literal["cut", "whole"] = overflow
+        self.overflow: Overflow = overflow
         self.mark_names = tuple(marks)
         self.document_mask = document_mask
         self.rank = rank
@@ -312,7 +194,9 @@ class PackedStream:
         self._cumulative[self._cumulative >= self._cumulative[-1]] = 1.0
         self._mixture = key.child("mixture")
         self._decks = tuple(
-            _Deck(source, key.child("order", number), context, overflow == "whole")
+            FreshDeck(source.world, source.split, context, overflow)
+            if isinstance(source.world, FreshWorld)
+            else Deck(source.world, source.split, key.child("order", number), context, overflow)
             for number, source in enumerate(self.sources)
         )
         self._row = 0
@@ -350,10 +234,14 @@ class PackedStream:
                     self._fill(batch, number, windows)
         return batch
 
-    def _fill(self, batch: Batch, number: int, windows: _Windows) -> None:
+    def _fill(self, batch: Batch, number: int, windows: Windows) -> None:
         """Render the documents of one source and write them into its rows of the batch."""
         source = self.sources[number]
-        samples = source.world.render(source.split, windows.documents)
+        if isinstance(source.world, FreshWorld):
+            needed = self.mark_names if source.loss_roles is None else (*self.mark_names, _ROLE)
+            samples = source.world.render(source.split, windows.documents, tuple(dict.fromkeys(needed)))
+        else:
+            samples = source.world.render(source.split, windows.documents)
         offsets = np.asarray(samples.offsets, dtype=np.int64)
         if not np.array_equal(np.diff(offsets), windows.length):
             raise ValueError(f"world must render documents as long as it says, got others in split {source.split!r}")
@@ -362,15 +250,17 @@ class PackedStream:
         places = np.flatnonzero(batch.source == number)  # row of the batch of each window
         # Positions in the flattened batch: of each document, of its tokens that fit, and of its closing separator.
         start = places[windows.window] * width + windows.column
-        visible = np.minimum(windows.length, width - windows.column)
-        origin = _ranges(offsets[:-1], visible)
-        target = _ranges(start, visible)
+        shown_before = np.maximum(-windows.column, 0)
+        visible = np.minimum(windows.length, width - windows.column) - shown_before
+        origin = ranges(offsets[:-1] + shown_before, visible)
+        target = ranges(start + shown_before, visible)
+        opening = (start - 1)[windows.column > 0]
         is_closed = windows.column + windows.length < width
         closing = (start + windows.length)[is_closed]
 
         tokens = batch.window.reshape(-1)
         tokens[target] = samples.tokens[origin]
-        tokens[start - 1] = self._eos
+        tokens[opening] = self._eos
         tokens[closing] = self._eos
         for name, mark in batch.window_marks.items():
             mark.reshape(-1)[target] = self._mark(samples.marks, name, source)[origin]
@@ -378,7 +268,7 @@ class PackedStream:
             numbers = batch.window_documents.reshape(-1)
             numbers[target] = np.repeat(windows.number, visible)
             numbers[closing] = windows.number[is_closed] + 1
-            numbers[start - 1] = windows.number
+            numbers[opening] = windows.number[windows.column > 0]
         loss = batch.loss.reshape(-1)
         if source.loss_roles is None:
             loss[target] = True
@@ -386,6 +276,7 @@ class PackedStream:
         else:
             loss[target] = np.isin(self._mark(samples.marks, _ROLE, source)[origin], source.loss_roles)
             loss[closing] = OUTSIDE in source.loss_roles
+        batch.loss[places, 0] = False  # what the first target is predicted from
 
     @staticmethod
     def _mark(marks: Mapping[str, NDArray], name: str, source: Source) -> NDArray:
@@ -399,7 +290,14 @@ class PackedStream:
         The same on every rank. A stream may be resumed with another batch size or number of ranks.
         """
         positions = [deck.position for deck in self._decks]
-        return {"row": self._row, "passes": [p for p, _ in positions], "cursors": [c for _, c in positions]}
+        state: StreamState = {
+            "row": self._row,
+            "passes": [p for p, _ in positions],
+            "cursors": [c for _, c in positions],
+        }
+        if self.overflow == "continue":
+            state["shown"] = [deck.shown for deck in self._decks]
+        return state
 
     def restore(self, state: Mapping[str, int | Sequence[int]]) -> None:
         """Go to a position that `state` gave on a stream with the same fingerprint.
@@ -407,15 +305,16 @@ class PackedStream:
         Raises:
             ValueError: if the position cannot belong to this stream; the stream then stays where it is.
         """
-        names = {"row", "passes", "cursors"}
+        names = {"row", "passes", "cursors"} | ({"shown"} if self.overflow == "continue" else set())
         if set(state) != names:
             raise ValueError(f"state must have exactly {sorted(names)}, got {sorted(state)}")
         row, passes, cursors = state["row"], state["passes"], state["cursors"]
+        shown = state.get("shown", [0] * len(self._decks))
         if not isinstance(row, int) or row < 0:
             raise ValueError(f"row of a state must be an integer ≥ 0, got {row!r}")
-        if isinstance(passes, int) or isinstance(cursors, int):
+        if isinstance(passes, int) or isinstance(cursors, int) or isinstance(shown, int):
             raise ValueError(f"passes and cursors of a state must be lists, got {passes!r} and {cursors!r}")
-        if not len(passes) == len(cursors) == len(self._decks):
+        if not len(passes) == len(cursors) == len(shown) == len(self._decks):
             raise ValueError(
                 f"state must have a pass and a cursor for each of {len(self._decks)} sources, "
                 f"got {len(passes)} passes and {len(cursors)} cursors"
@@ -427,8 +326,10 @@ class PackedStream:
                     f"state must have integer passes ≥ 0 and cursors in [0, {deck.size}), "
                     f"got pass {pass_number} and cursor {cursor}"
                 )
-        for deck, pass_number, cursor in zip(self._decks, passes, cursors, strict=True):
-            deck.place(pass_number, cursor)
+        if any(not isinstance(already, int) or already < 0 for already in shown):
+            raise ValueError(f"shown of a state must be integers ≥ 0, got {shown!r}")
+        for deck, pass_number, cursor, already in zip(self._decks, passes, cursors, shown, strict=True):
+            deck.place(pass_number, cursor, already)
         self._row = row
 
     def fingerprint(self) -> str:

@@ -5,15 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_world import EOS, PAD, ToyWorld
+from toy_world import EOS, PAD, FreshToyWorld, ToyWorld
 
-from physlm.data.contract import World
+from physlm.data.contract import FreshWorld, World
 from physlm.data.streams import IGNORE, OUTSIDE, Batch, PackedStream, Source
 from physlm.randomness import Key
 
 KEY = Key.of("stream test", 3)
 WORLD = ToyWorld(sizes=(("train", 23), ("qa", 4), ("one", 1), ("none", 0)))
 MIXTURE = [Source(WORLD, "train", 0.5), Source(WORLD, "qa", 0.3, loss_roles=(2,)), Source(WORLD, "one", 0.2)]
+FRESH = FreshToyWorld(sizes=(("train", 23), ("qa", 4), ("large", 2**40)))
+FRESH_MIXTURE = [Source(FRESH, "train", 0.5), Source(FRESH, "qa", 0.3, loss_roles=(2,)), Source(FRESH, "large", 0.2)]
 MARKS = ("role", "person", "document", "position")
 
 
@@ -58,12 +60,18 @@ def deal_forever(source: Source, number: int):
     """Documents of a source, one at a time, pass after pass."""
     size = source.world.size(source.split)
     for pass_number in itertools.count():
+        if isinstance(source.world, FreshWorld):
+            yield from range(size)
+            continue
         for document in KEY.child("order", number).permutations(np.array([pass_number]), size)[0]:
             yield int(document)
 
 
 def reference_rows(sources: list[Source], context: int, overflow: str, rows: int):
     """The stream token by token, as slow and obvious as possible."""
+    if overflow == "continue":
+        yield from reference_text(sources, context, rows)
+        return
     queues = [deal_forever(source, number) for number, source in enumerate(sources)]
     waiting: list[int | None] = [None] * len(sources)
     width = context + 1
@@ -91,13 +99,36 @@ def reference_rows(sources: list[Source], context: int, overflow: str, rows: int
         yield number, cells
 
 
-@pytest.mark.parametrize("overflow", ["cut", "whole"])
+def reference_text(sources: list[Source], context: int, rows: int):
+    """Windows cut from the endless text of each source; documents are told apart by their place in the text."""
+
+    def text(source: Source, number: int):
+        yield EOS, False, 0, OUTSIDE, OUTSIDE
+        for count, document in enumerate(deal_forever(source, number)):
+            sample, roles = source.world[source.split, document], source.loss_roles
+            for token, role in zip(sample.tokens, sample.marks["role"], strict=True):
+                yield int(token), roles is None or role in roles, count, int(role), document
+            yield EOS, roles is None or OUTSIDE in roles, count + 1, OUTSIDE, OUTSIDE
+
+    texts = [text(source, number) for number, source in enumerate(sources)]
+    last = [next(cells) for cells in texts]
+    for row in range(rows):
+        u = KEY.child("mixture").uniforms(np.array([row]), 1)[0, 0]
+        number = next(i for i in range(len(sources)) if u < sum(s.share for s in sources[: i + 1]))
+        token, _, first, *rest = last[number]
+        window = [(token, False, first, *rest), *itertools.islice(texts[number], context)]
+        last[number] = window[-1]
+        yield number, [(token, loss, count - first, *rest) for token, loss, count, *rest in window]
+
+
+@pytest.mark.parametrize("mixture", [MIXTURE, FRESH_MIXTURE], ids=["shuffled", "fresh"])
+@pytest.mark.parametrize("overflow", ["cut", "whole", "continue"])
 @pytest.mark.parametrize("context", [10, 16, 33, 150])
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_matches_the_obvious_implementation(overflow, context, batch_size):
+def test_matches_the_obvious_implementation(mixture, overflow, context, batch_size):
     batches = 84 // batch_size
-    got = take(make(overflow=overflow, context=context, batch_size=batch_size), batches)
-    for row, (number, cells) in enumerate(reference_rows(MIXTURE, context, overflow, 84)):
+    got = take(make(mixture, overflow=overflow, context=context, batch_size=batch_size), batches)
+    for row, (number, cells) in enumerate(reference_rows(mixture, context, overflow, 84)):
         token, loss, document, role, index = (list(column) for column in zip(*cells, strict=True))
         assert got.rows[row] == row
         assert got.source[row] == number
@@ -106,6 +137,28 @@ def test_matches_the_obvious_implementation(overflow, context, batch_size):
         assert got.window_documents[row].tolist() == document
         assert got.window_marks["role"][row].tolist() == role
         assert got.window_marks["document"][row].tolist() == index
+
+
+def test_nothing_is_lost_where_windows_continue():
+    stream = make([Source(WORLD, "train")], overflow="continue", context=5)
+    got = take(stream, 40)
+    assert (got.window[1:, 0] == got.window[:-1, -1]).all()
+    assert got.loss[:, 1:].all()
+    text = got.window[:, 1:].reshape(-1)
+    documents = np.split(text, np.flatnonzero(text == EOS) + 1)[:-1]
+    order = list(itertools.islice(deal_forever(Source(WORLD, "train"), 0), len(documents)))
+    expected = [[*WORLD["train", document].tokens.tolist(), EOS] for document in order]
+    assert [document.tolist() for document in documents] == expected
+
+
+def test_a_fresh_world_may_be_larger_than_memory():
+    assert isinstance(FRESH, FreshWorld)
+    assert not isinstance(WORLD, FreshWorld)
+    stream = make([Source(FRESH, "large")])
+    stream.restore({"row": 5, "passes": [0], "cursors": [2**40 - 2]})
+    ids = stream.next_batch().window_marks["document"]
+    assert {2**40 - 2, 2**40 - 1, 0, 1, 2} <= set(ids[0].tolist()) | set(ids[1].tolist())
+    assert stream.state()["passes"] == [1]
 
 
 def test_a_window_shorter_than_its_documents_is_cut():
@@ -199,17 +252,18 @@ def test_batch_size_changes_no_row():
     assert_same(take(make(batch_size=2), 30), take(make(batch_size=20), 3))
 
 
-@pytest.mark.parametrize("overflow", ["cut", "whole"])
-def test_resumes_from_every_state(overflow):
-    stream = make(batch_size=3, overflow=overflow)
+@pytest.mark.parametrize("mixture", [MIXTURE, FRESH_MIXTURE], ids=["shuffled", "fresh"])
+@pytest.mark.parametrize("overflow", ["cut", "whole", "continue"])
+def test_resumes_from_every_state(mixture, overflow):
+    stream = make(mixture, batch_size=3, overflow=overflow)
     states, batches = [], []
     for _ in range(40):
         states.append(stream.state())
         batches.append(stream.next_batch())
     assert max(states[-1]["passes"]) > 2
-    walker = make(batch_size=3, overflow=overflow)
+    walker = make(mixture, batch_size=3, overflow=overflow)
     for i in reversed(range(39)):
-        fresh = make(batch_size=3, overflow=overflow)
+        fresh = make(mixture, batch_size=3, overflow=overflow)
         for resumed in (fresh, walker):
             resumed.restore(states[i])
             assert resumed.state() == states[i]
@@ -247,6 +301,17 @@ def test_restore_refuses_foreign_states(change, message):
     before = stream.state()
     with pytest.raises(ValueError, match=message):
         stream.restore({**before, **change})
+    assert stream.state() == before
+
+
+@pytest.mark.parametrize(("shown", "message"), [([0, -1, 0], "-1"), ([0], "lists|for each"), (None, "exactly")])
+def test_restore_of_continued_windows_refuses_foreign_states(shown, message):
+    stream = make(overflow="continue")
+    stream.next_batch()
+    before = stream.state()
+    changed = {**before, "shown": shown} if shown is not None else {k: v for k, v in before.items() if k != "shown"}
+    with pytest.raises(ValueError, match=message):
+        stream.restore(changed)
     assert stream.state() == before
 
 
@@ -312,6 +377,7 @@ def test_fingerprint_names_the_rows_and_nothing_else():
     others = [
         make(context=17),
         make(overflow="whole"),
+        make(overflow="continue"),
         make(key=Key.of("stream test", 4)),
         make(MIXTURE[::-1]),
         make([replace(MIXTURE[0], loss_roles=(1,)), *MIXTURE[1:]]),
