@@ -172,5 +172,5 @@ class _Attention(torch.autograd.Function):
             score = score.reshape(models, *(1,) * (5 - score.ndim), *score.shape[1:])
             batch = len(queries) // models
             score = score.expand(models, batch, *score.shape[2:]).flatten(0, 1)
-        outputs = _Attention.apply(queries, keys, values, score, causal, scale)
-        return tuple(output.unflatten(0, (models, -1)) for output in outputs), (0,) * len(outputs)
+        output = fused_attention(queries, keys, values, score, causal=causal, scale=scale)
+        return (output.unflatten(0, (models, -1)),), (0,)

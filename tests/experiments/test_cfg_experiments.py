@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+
 from experiments import _grammars as grammars
 from experiments.cfg_positions import ENCODINGS, EXPERIMENT, PRESETS
-
 from physlm.data.streams import PackedStream, Source
 from physlm.lab import Workspace
 from physlm.lab.results import RunMetrics

@@ -247,7 +247,7 @@ def test_fingerprints_tell_worlds_apart():
 
 def test_another_process_makes_the_same_world():
     code = (
-        "from tests.worlds.cfg.test_world import WORLDS; "
+        "from tests.worlds.cfg.test_cfg_world import WORLDS; "
         "print(WORLDS['implicit'].fingerprint(), WORLDS['recursive'].fingerprint())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
