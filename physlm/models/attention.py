@@ -33,8 +33,8 @@ from physlm.models.positions import PositionalEncoding
 class Cache:
     """What later tokens need to know of those already read.
 
-    Keys and values, each `[B, G, capacity, D]` per layer, and the last inputs of every Canon layer. With `starts`,
-    `[B]`, everything before that column of a row is padding.
+    For reading without gradients. Keys and values are `[B, G, capacity, D]` each per layer; the last inputs of every
+    Canon layer are kept as well. With `starts`, `[B]`, everything before that column of a row is padding.
     """
 
     def __init__(self, config: TransformerConfig, batch: int, capacity: int, *, like: Tensor) -> None:
@@ -61,7 +61,24 @@ class Cache:
         end = self.length + keys.shape[2]
         self.storage[layer, 0, :, :, self.length : end] = keys
         self.storage[layer, 1, :, :, self.length : end] = values
-        return self.storage[layer, 0, :, :, :end], self.storage[layer, 1, :, :, :end]
+        # Under autocast they come in fewer bits than the weights that the cache was made like.
+        stored = self.storage[layer, :, :, :, :end].to(keys.dtype)
+        return stored[0], stored[1]
+
+    def check(self, config: TransformerConfig, batch: int) -> None:
+        """Refuse another model's cache, or one for another number of rows.
+
+        Raises:
+            ValueError: naming both shapes.
+        """
+        layers, _, rows, groups, _, head_width = self.storage.shape
+        expected = (config.layers, batch, config.groups, config.head_width)
+        if (layers, rows, groups, head_width) != expected:
+            raise ValueError(
+                f"the cache is for {layers} layers, {rows} rows and {groups} heads of width {head_width}, got "
+                f"{expected[0]}, {expected[1]} and {expected[2]} of width {expected[3]}; "
+                "make it for this model and batch"
+            )
 
     def keep(self, rows: Int[Tensor, " rows"]) -> None:
         """Make row `rows[i]` of the batch row `i`, and forget all others; a row may be kept more than once.

@@ -1,6 +1,6 @@
 """Looking at, and changing, hidden states by name during the one forward pass.
 
-Names are those of TransformerLens: `embed`, `final`, and in block 3 `block.3.` followed by
+Names follow TransformerLens where it has one: `embed`, `final`, and in block 3 `block.3.` followed by
 
 | name | shape | what |
 | --- | --- | --- |

@@ -27,7 +27,7 @@ MIN_KEYS = 192
 """With fewer keys than this, PyTorch's kernel is as fast, unless the score has a gradient, which it is slow to give."""
 
 MAX_KEPT = 2**25
-"""Most attention weights that are kept for the backward pass of one layer (128 MiB)."""
+"""Most attention weights that are kept for the backward pass of one layer of one model (128 MiB)."""
 
 
 def fused_attention(
@@ -51,7 +51,9 @@ def fused_attention(
         scale: factor on the products.
         dropout: probability of zeroing an attention weight.
     """
-    score = None if score is None else score.to(queries.dtype)
+    if score is not None:
+        lengths = queries.shape[-2], keys.shape[-2]
+        score = score.expand(*score.shape[:-2], *lengths)
     if _is_ours(queries, keys, values, score, dropout):
         return _Attention.apply(queries, keys, values, score, causal, scale)[0]
     if causal and score is not None:
@@ -59,7 +61,7 @@ def fused_attention(
     if queries.device.type == "cpu":
         # There the kernel is several times faster in float32 than in bfloat16.
         queries, keys, values = (at_least_float32(part) for part in (queries, keys, values))
-        score = None if score is None else score.to(queries.dtype)
+    score = None if score is None else score.to(queries.dtype)
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=score, dropout_p=dropout, is_causal=causal, scale=scale
     )
@@ -112,12 +114,13 @@ class _Attention(torch.autograd.Function):
         blocks = _blocks(length, keys.shape[1], causal)
         future = torch.ones(blocks[0][1], blocks[0][1], dtype=torch.bool).triu_(1)
         for start, end, seen in blocks:
-            scores = torch.bmm(scaled[:, start:end], keys[:, :seen].mT)
+            # Only the products are rounded to what they are made in.
+            scores = torch.bmm(scaled[:, start:end], keys[:, :seen].mT).float()
             if score is not None:
                 scores.unflatten(0, (batch, heads)).add_(score[..., start:end, :seen])
             if causal:
                 scores[:, :, start:].masked_fill_(future[: end - start, : end - start], -math.inf)
-            pattern = scores.softmax(dim=-1)
+            pattern = scores.softmax(dim=-1).to(scaled.dtype)
             kept.append(pattern)
             outputs[:, start:end] = torch.bmm(pattern, values[:, :seen])
         return outputs.view(batch, heads, length, width), scaled, keys, values, *kept
@@ -141,7 +144,7 @@ class _Attention(torch.autograd.Function):
         batch, heads, length, _ = gradient.shape
         gradient = gradient.flatten(0, 1).to(scaled.dtype)
         of_queries, of_keys, of_values = torch.empty_like(scaled), torch.zeros_like(keys), torch.zeros_like(values)
-        of_score = scaled.new_zeros(ctx.score_shape) if ctx.needs_input_grad[3] else None
+        of_score = torch.zeros(ctx.score_shape, device=scaled.device) if ctx.needs_input_grad[3] else None
         blocks = _blocks(length, keys.shape[1], ctx.causal)
         for (start, end, seen), pattern in zip(blocks, kept, strict=True):
             part = gradient[:, start:end]

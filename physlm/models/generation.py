@@ -121,8 +121,8 @@ def generate(
         ValueError: if an argument is outside its range, the model is bidirectional, or positions would be read beyond
             the context that they are defined for.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature must be ≥ 0 (0 takes the most likely token), got {temperature}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be ≥ 0 (0 takes the most likely token) and finite, got {temperature}")
     if temperature > 0 and key is None:
         raise ValueError(f"sampling at temperature {temperature} needs a key; pass key=Key.of(…) or temperature=0")
     if top_k is not None and not 1 <= top_k <= model.config.vocab_size:
@@ -205,9 +205,11 @@ def _sample(
     if top_k is not None:
         allowed = logits.topk(top_k, dim=-1).indices.sort(dim=-1).values
         logits = logits.gather(1, allowed)
-    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    logits = logits.double()
+    cumulative = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1).cumsum(-1)
     total = cumulative[:, -1:]
     # Below the total, whatever the rounding, so that no token of probability zero is ever drawn.
     threshold = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    drawn = torch.searchsorted(cumulative, threshold, right=True)
+    # A model that has diverged has no distribution; whatever is drawn must be a token.
+    drawn = torch.searchsorted(cumulative, threshold, right=True).clamp(max=logits.shape[-1] - 1)
     return (drawn if allowed is None else allowed.gather(1, drawn)).squeeze(1)

@@ -67,7 +67,9 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activatio
         outputs = F.linear(inputs, weight, bias)
     elif _is_transformed():
         outputs = _Linear.apply(inputs, weight, bias)
-    elif torch.is_grad_enabled() and (inputs.requires_grad or weight.requires_grad):
+    elif torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (inputs, weight, bias)
+    ):
         is_large = inputs.numel() * len(weight) >= MIN_PRODUCTS
         outputs = _Linear.apply(inputs, weight, bias) if is_large else F.linear(inputs, weight, bias)
     elif activation in _FUSED:

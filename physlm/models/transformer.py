@@ -198,6 +198,7 @@ class Transformer(nn.Module):
         if cache is not None:
             if documents is not None or layout is not None:
                 raise ValueError("a cache holds one document per row, got `documents` or a `layout` as well")
+            cache.check(self.config, tokens.shape[0])
             if end > cache.capacity:
                 raise ValueError(
                     f"the cache has room for {cache.capacity} tokens, got {end}; make it with a larger capacity"

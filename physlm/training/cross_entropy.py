@@ -43,7 +43,8 @@ def linear_cross_entropy(
     device = hidden.device.type
     product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     if not isinstance(total, Tensor):
-        total = torch.tensor(total, dtype=torch.float32)
+        # Filled on the device: a copy from here would be waited for.
+        total = torch.full((), float(total), dtype=torch.float32, device=hidden.device)
     wanted = torch.is_grad_enabled() and hidden.requires_grad, torch.is_grad_enabled() and weight.requires_grad
     return _LinearCrossEntropy.apply(hidden, weight, targets, total.to(hidden.device), product, *wanted)[0]
 
@@ -114,6 +115,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             return tensor.expand(info.batch_size, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
 
         hidden, weight, targets, total = (stacked(part, dim) for part, dim in zip(args[:4], in_dims[:4], strict=True))
-        wanted = (torch.is_grad_enabled() and part.requires_grad for part in (hidden, weight))
+        # Asked for where it was called, within a transform, or of what is stacked.
+        wanted = (
+            asked or (torch.is_grad_enabled() and part.requires_grad)
+            for asked, part in zip(args[5:7], (hidden, weight), strict=True)
+        )
         outputs = _LinearCrossEntropy.apply(hidden, weight, targets, total, args[4], *wanted)
         return outputs, tuple(None if output is None else 0 for output in outputs)

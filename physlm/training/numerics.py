@@ -1,4 +1,4 @@
-"""Settings of PyTorch that hold during training and are put back afterwards."""
+"""What holds in PyTorch during training: denormals are flushed, and dropout is a function of the run."""
 
 from __future__ import annotations
 

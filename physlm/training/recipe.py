@@ -106,7 +106,7 @@ class Recipe:
 class MuonRecipe(Recipe):
     """Muon for the matrices of linear layers inside the blocks, AdamW for embeddings, head, tables and vectors.
 
-    Muon turns the momentum of each matrix into the nearest orthogonal one, by Newton-Schulz iterations in bfloat16. An
+    Muon turns the momentum of each matrix into the nearest orthogonal one, by Newton-Schulz iterations. An
     update of an `O × I` matrix is multiplied by `max(1, O / I)^½`.
 
     Attributes:

@@ -323,6 +323,26 @@ def test_a_full_cache_says_so():
         model.hidden(tokens(length=1), cache=cache)
 
 
+def test_a_cache_of_another_shape_is_refused():
+    model = loud()
+    cache = Cache(model.config, 3, 12, like=model.embed.weight)
+    with pytest.raises(ValueError, match=r"cache is for 3 layers, 3 rows .* got 3, 2 and 2"):
+        model.hidden(tokens(), cache=cache)
+    other = loud(layers=1)
+    with pytest.raises(ValueError, match="make it for this model and batch"):
+        other.hidden(tokens(rows=3), cache=cache)
+
+
+def test_a_cache_gives_what_autocast_computes_in():
+    model = loud()
+    cache = Cache(model.config, 2, 12, like=model.embed.weight)
+    keys = torch.zeros(2, 2, 3, 8, dtype=torch.bfloat16)
+    assert [part.dtype for part in cache.extend(0, keys, keys)] == [torch.bfloat16] * 2
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        cached = model(tokens(), cache=Cache(model.config, 2, 12, like=model.embed.weight))
+        assert (cached.float() - model(tokens()).float()).abs().mean() < 0.1
+
+
 def test_a_bidirectional_model_has_no_cache():
     model = loud(causal=False)
     with pytest.raises(ValueError, match="bidirectional model cannot be cached"):

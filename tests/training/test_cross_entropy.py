@@ -95,3 +95,22 @@ def test_many_heads_at_once(monkeypatch, rows_at_once):
     got = torch.autograd.grad(losses @ weights, (hidden, weight))
     for ours, theirs in zip(got, torch.autograd.grad(alone @ weights, (hidden, weight)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_gradients_of_each_model_within_a_transform():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, ROWS, WIDTH, generator=generator)
+    weight = torch.randn(3, VOCABULARY, WIDTH, generator=generator)
+    targets = torch.randint(VOCABULARY, (3, ROWS), generator=generator)
+
+    def ours(hidden, weight, targets):
+        return linear_cross_entropy(hidden, weight, targets, float(ROWS))
+
+    def theirs(hidden, weight, targets):
+        return F.cross_entropy(hidden @ weight.T, targets)
+
+    got, expected = (
+        torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))(hidden, weight, targets) for loss in (ours, theirs)
+    )
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other)

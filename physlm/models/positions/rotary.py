@@ -62,8 +62,9 @@ class Rotary(PositionConfig):
 
     def build(self, shape: ModelShape) -> RotaryEncoding:
         """The module for heads of this width."""
-        rotated = int(shape.head_width * self.fraction)
-        if rotated < 2 or rotated % 2:
+        rotated = round(shape.head_width * self.fraction)
+        is_whole = abs(rotated - shape.head_width * self.fraction) < 1e-6
+        if not is_whole or rotated < 2 or rotated % 2:
             raise ValueError(
                 f"rotary needs an even number ≥ 2 of turned dimensions, got head_width {shape.head_width} × "
                 f"fraction {self.fraction} = {shape.head_width * self.fraction:g}; "
