@@ -10,9 +10,10 @@ Batches are random tokens: what is measured is the step. Needs a CUDA GPU; other
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -88,22 +89,32 @@ def peer_loop(
 def one_model(
     config: TransformerConfig, rows: int, steps: int, repetitions: int, device: torch.device, *, compiled: bool
 ) -> dict[str, Any]:
-    """A model beside the same of `transformers`."""
-    recipe = Recipe(steps=steps, learning_rate=1e-4, precision="bfloat16")
+    """A model beside the same of `transformers`, its vocabulary rounded up as well.
+
+    Ours is one run, timed between its log points, since every run compiles anew.
+    """
+    recipe = Recipe(steps=steps * (repetitions + 1), learning_rate=1e-4, precision="bfloat16")
     stream = random_stream(config.context, rows, 0)
-    model = Transformer(config, seed=0).to(device)
-    learned = Transformer(replace(config, position=Learned(), vocab_multiple=1), seed=0)
-    peer = gpt2_like(learned, eos=EOS, pad=PAD).to(device).train()
     window = torch.from_numpy(stream.next_batch().window.astype(np.int64)).to(device)
-    execution = Execution(compile=compiled)
-    ours = waiting(partial(train, model, stream, recipe, log_every=steps, execution=execution), device)
+    model = Transformer(config, seed=0).to(device)
+    marks: list[float] = []
+
+    def mark() -> dict[str, Any]:
+        waiting(lambda: None, device)()
+        marks.append(time.perf_counter())
+        return {}
+
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    ours()
+    train(model, stream, recipe, log_every=steps, evaluate=mark, execution=Execution(compile=compiled))
     memory = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
-    theirs = waiting(peer_loop(peer, window, recipe, device, compiled=compiled), device)
-    result = race({"ours": ours, "peer": theirs}, repetitions)
-    rate = result.rate("ours", steps * rows * config.context)
+    del model
+    learned = replace(config, position=Learned(), vocab_size=config.embedding_rows, vocab_multiple=1)
+    peer = gpt2_like(Transformer(learned, seed=0), eos=EOS, pad=PAD).to(device).train()
+    theirs = waiting(peer_loop(peer, window, replace(recipe, steps=steps), device, compiled=compiled), device)
+    times = race({"peer": theirs}, repetitions).wall["peer"]
+    tokens = steps * rows * config.context
+    rate, peer_rate = tokens / median(np.diff(marks).tolist()), tokens / median(times)
     name = torch.cuda.get_device_name() if device.type == "cuda" else ""
     peak = next((value for key, value in PEAKS.items() if key in name), None)
     return {
@@ -111,8 +122,8 @@ def one_model(
         "batch_size": rows,
         "parameters": parameter_count(config),
         "value": rate,
-        "peer_value": result.rate("peer", steps * rows * config.context),
-        "ratio": result.ratio("ours", "peer"),
+        "peer_value": peer_rate,
+        "ratio": rate / peer_rate,
         "share_of_peak": None if peak is None else rate * operations_per_token(config) / peak,
         "peak_memory_mb": memory,
     }
@@ -125,11 +136,11 @@ def many_models(
     recipe = Recipe(steps=steps, learning_rate=1e-3, precision="bfloat16")
     many = [Transformer(config, seed=seed).to(device) for seed in range(models)]
     streams = [random_stream(config.context, rows, seed) for seed in range(models)]
-    alone = Transformer(config, seed=0).to(device)
+    alone = [Transformer(config, seed=seed).to(device) for seed in range(models)]
 
     def one_after_another() -> None:
-        for stream in streams:
-            train(alone, stream, recipe, log_every=steps)
+        for model, stream in zip(alone, streams, strict=True):
+            train(model, stream, recipe, log_every=steps)
 
     def at_once() -> None:
         train_stacked(many, streams, [recipe] * models, log_every=steps)
