@@ -93,6 +93,11 @@ class TransformerConfig:
         for name, names in (("activation", tuple(ACTIVATIONS)), ("norm", get_args(Norm))):
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}")
+        if not isinstance(self.position, PositionConfig):
+            raise TypeError(
+                f"position must be a config such as Rotary() or position_from_dict({{'name': 'rotary'}}), "
+                f"got {self.position!r}"
+            )
         if self.canon is not None:
             self._check_canon(self.canon)
 

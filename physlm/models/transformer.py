@@ -192,6 +192,8 @@ class Transformer(nn.Module):
         layout: Layout | None,
     ) -> Read:
         """Positions and masks of this pass."""
+        if first_position < 0:
+            raise ValueError(f"first_position must be ≥ 0, got {first_position}")
         before = cache.length if cache is not None else 0
         length = (tokens if layout is None else layout.tokens).shape[1]
         end = before + length

@@ -276,14 +276,15 @@ def test_unknown_names_of_parts_say_what_there_is():
     # In a process of its own, where no type checker speaks first.
     code = (
         "from physlm import TransformerConfig\n"
-        "for part in ({'activation': 'swish'}, {'norm': 'batch'}):\n"
+        "for part in ({'activation': 'swish'}, {'norm': 'batch'}, {'position': 'rope'}):\n"
         "    try: TransformerConfig(vocab_size=9, context=4, layers=1, heads=1, width=8, **part)\n"
-        "    except ValueError as error: print(error)"
+        "    except (TypeError, ValueError) as error: print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
     assert said == [
         "activation must be one of gelu, gelu_exact, relu, relu2, silu, got 'swish'",
         "norm must be one of layer, rms, got 'batch'",
+        "position must be a config such as Rotary() or position_from_dict({'name': 'rotary'}), got 'rope'",
     ]
 
 
@@ -313,6 +314,11 @@ def test_a_padded_vocabulary_is_the_same_model():
     assert torch.equal(padded(tokens()), plain(tokens()))
     F.cross_entropy(padded(tokens()).flatten(0, 1), tokens(seed=1).flatten()).backward()
     assert not padded.embed.weight.grad[29:].any()
+
+
+def test_positions_begin_at_zero():
+    with pytest.raises(ValueError, match="first_position must be ≥ 0, got -3"):
+        loud()(tokens(), first_position=-3)
 
 
 def test_a_full_cache_says_so():
