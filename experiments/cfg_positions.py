@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments._grammars import GrammarPreset, GrammarShape, fingerprint, learn, measure
+from experiments._grammars import SMALL_RECIPE, GrammarPreset, GrammarShape, fingerprint, learn, measure
 from physlm.lab import Claim, Condition, Experiment, Measurement, Requirement, Results, RunMetrics, Workspace
 from physlm.lab.claims import Predicate
 from physlm.lab.cli import main
@@ -74,7 +74,7 @@ PRESETS: dict[Scale, GrammarPreset] = {
         width=64,
         context=128,
         batch_size=16,
-        recipe=Recipe(steps=3000, learning_rate=3e-3, warmup_steps=50),
+        recipe=SMALL_RECIPE,
         sentences=500,
         curve_sentences=100,
         cuts=(0, 10),

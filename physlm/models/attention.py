@@ -192,7 +192,7 @@ class Attention(nn.Module):
         if read.cache is not None:
             keys, values = read.cache.extend(self.layer, keys, values)
         first = layout.first_asked if layout is not None and read.last else 0
-        positions = read.positions[..., first:]
+        positions = read.positions[..., first:] if first else read.positions
         if queries is None:
             own = self.position.layer_score(self.layer, None, None, positions, read.key_positions)
             mixed = self._mix(_total(own, read.score), values, read)

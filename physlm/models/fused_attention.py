@@ -21,10 +21,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 64
-"""Queries of a block, if there are more than four times as many."""
+"""Queries of a block, if there are twice as many at least."""
 
-MIN_KEYS = 192
-"""With fewer keys than this, PyTorch's kernel is as fast, unless the score has a gradient, which it is slow to give."""
+MIN_KEYS, MIN_WIDTH = 192, 48
+"""With fewer keys than this or narrower heads, PyTorch's kernel is as fast, unless the score has a gradient, which it is
+slow to give."""
+
+MIN_KEYS_ROUNDED = 96
+"""The same for bfloat16, which PyTorch's kernel is no faster in than in float32; for heads of any width."""
 
 MAX_KEPT = 2**25
 """Most attention weights that are kept for the backward pass of one layer of one model (128 MiB)."""
@@ -88,12 +92,16 @@ def _is_ours(queries: Tensor, keys: Tensor, values: Tensor, score: Tensor | None
         return False
     if score is not None and score.requires_grad:
         return True
-    return keys.shape[-2] >= MIN_KEYS and any(part.requires_grad for part in (queries, keys, values))
+    if not any(part.requires_grad for part in (queries, keys, values)):
+        return False
+    if queries.dtype.itemsize < torch.float32.itemsize:
+        return keys.shape[-2] >= MIN_KEYS_ROUNDED
+    return keys.shape[-2] >= MIN_KEYS and keys.shape[-1] >= MIN_WIDTH
 
 
 def _blocks(queries: int, keys: int, causal: bool) -> list[tuple[int, int, int]]:
     """First and last query of every block, and the keys it needs."""
-    size = BLOCK if queries > 4 * BLOCK else queries
+    size = BLOCK if queries >= 2 * BLOCK else queries
     return [
         (start, min(start + size, queries), min(start + size, queries) if causal else keys)
         for start in range(0, queries, size)

@@ -215,7 +215,8 @@ class Transformer(nn.Module):
         columns = torch.arange(end, device=tokens.device)
         key_positions = columns if starts is None else (columns - starts[:, None]).clamp(min=0)
         key_positions = key_positions + first_position
-        positions = key_positions[..., before:]
+        # One and the same tensor tells encodings that queries and keys are the same tokens.
+        positions = key_positions[..., before:] if before else key_positions
 
         score = self.position.score(positions, key_positions)
         # One query sees every key, and attention knows the plain causal mask; all else is spelled out.

@@ -12,6 +12,8 @@ from physlm.models.fused_attention import fused_attention
 def short_texts(monkeypatch):
     """Ours also where PyTorch's kernel would be as fast."""
     monkeypatch.setattr(module, "MIN_KEYS", 0)
+    monkeypatch.setattr(module, "MIN_WIDTH", 0)
+    monkeypatch.setattr(module, "MIN_KEYS_ROUNDED", 0)
 
 
 SCORES = {
@@ -129,6 +131,18 @@ def test_few_keys_are_left_to_pytorch(monkeypatch):
     score = torch.zeros(3, 8, 8, requires_grad=True)
     fused_attention(*inputs(8), score, causal=True, scale=0.5).sum().backward()
     assert score.grad is not None
+
+
+def test_narrow_heads_in_float32_are_left_to_pytorch_and_bfloat16_is_ours(monkeypatch):
+    monkeypatch.setattr(module, "MIN_WIDTH", 5)
+    output = fused_attention(*inputs(8), None, causal=True, scale=0.5)
+    assert "ScaledDotProduct" in type(output.grad_fn).__name__
+    monkeypatch.setattr(module, "MIN_KEYS_ROUNDED", 8)
+    parts = [part.detach().bfloat16().requires_grad_() for part in inputs(8)]
+    output = fused_attention(*parts, None, causal=True, scale=0.5)
+    assert "ScaledDotProduct" not in type(output.grad_fn).__name__
+    expected = F.scaled_dot_product_attention(*(part.float() for part in parts), is_causal=True, scale=0.5)
+    torch.testing.assert_close(output.float(), expected, atol=2e-2, rtol=2e-2)
 
 
 def test_nothing_is_kept_where_no_gradient_is_wanted():

@@ -4,6 +4,8 @@
   attention score (`score` or `layer_score`), which may also stand in for the content score (`replaces_content`).
 - Each of these defaults to doing nothing, so an encoding overrides the one it needs. One that is limited in length, or
   keeps a table, says so in `reserve`.
+- Tables that are computed, which are buffers, keep at least float32 in a model of fewer bits, whose far positions would
+  otherwise be the same; what is made of them is rounded where it meets the model's states.
 - Positions are explicit integers, one row for all documents or one for each, so decoding with a cache and prompts that
   are padded on the left are the same code as a full forward pass.
 
@@ -17,6 +19,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -80,7 +85,8 @@ class PositionalEncoding(nn.Module):
             queries: `[B, H, T, D]`, after `rotate`; `None` if the encoding replaces the content score.
             keys: `[B, H, S, D]`, those of a group repeated for each of its heads; `None` likewise.
             query_positions: `[*, T]`.
-            key_positions: `[*, S]`.
+            key_positions: `[*, S]`; the same tensor as `query_positions` where queries and keys are the same tokens.
+                Later keys than the query are masked by the caller if the model is causal.
         """
         del layer, queries, keys, query_positions, key_positions
         return None
@@ -89,10 +95,45 @@ class PositionalEncoding(nn.Module):
         """Number of trainable numbers in this encoding."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PositionalEncoding:
+        """What PyTorch calls to move a module or to change its type: buffers are moved, but never rounded."""
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype.itemsize < min(buffer.dtype.itemsize, torch.float32.itemsize):
+                setattr(self, name, buffer.to(moved.device))
+        return self
+
 
 def distances(query_positions: Tensor, key_positions: Tensor) -> Tensor:
     """How far each query, `[*, T]`, is behind each key, `[*, S]`: `[*, T, S]`, negative for later keys."""
     return query_positions[..., :, None] - key_positions[..., None, :]
+
+
+def are_consecutive(query_positions: Tensor, key_positions: Tensor) -> bool:
+    """Whether queries and keys are the same tokens, one after another, so that `by_distance` can be used."""
+    return query_positions is key_positions and query_positions.ndim == 1
+
+
+def by_distance(columns: Float[Tensor, "*heads T R"], *, upper: bool = False) -> Float[Tensor, "*heads T T"]:
+    """Every row moved by its number, so that columns of distances become columns of tokens; no entry is looked up.
+
+    Args:
+        columns: with `R = 2T - 1`, entry (t, s) of the result is `columns[t, s - t + T - 1]`. With `R = T` it is the same
+            on and below the diagonal; what is above it has no meaning and must be masked.
+        upper: with `R = T`, entry (t, s) is `columns[t, s - t]` on and above the diagonal, without meaning below.
+
+    Source: Dai et al. 2019, App. B.
+    """
+    length, count = columns.shape[-2:]
+    if length == 1:
+        return columns
+    first = length - 1
+    if count == length:
+        columns = F.pad(columns, (0, 1) if upper else (1, 0))
+        count, first = length + 1, 0 if upper else length
+    return columns.flatten(-2)[..., first : first + length * (count - 1)].unflatten(-1, (length, -1))[..., :length]
 
 
 def per_head(values: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 - The score of query i and key j at distance δ = i − j is `(q_i·k_j + q_i·K̂_δ + Q̂_δ·k_j) / √(3D)`, with
   `K̂_δ = W_K P_δ` and `Q̂_δ = W_Q P_δ`. The table P is shared by all layers; each layer has a W_K and W_Q of its own.
+- Both terms pick the row of δ(i, j), query minus key. Eq. 4 of the paper has δ(j, i) in the position-to-content term;
+  the authors' code picks δ(i, j) there as well, and so do `transformers`, which we are tested against. A causal model
+  could not do otherwise: with δ(j, i) ≤ 0 that term would need rows of its own, for distances that never occur.
 - With one of the two terms only, 3 becomes 2.
 - A causal model has rows for δ = 0 to `distances` − 1, a bidirectional one for −`distances` to `distances` − 1; what is
   further away shares the last row.
@@ -21,7 +24,15 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from physlm.models.positions.base import ModelShape, PositionalEncoding, PositionConfig, distances, register
+from physlm.models.positions.base import (
+    ModelShape,
+    PositionalEncoding,
+    PositionConfig,
+    are_consecutive,
+    by_distance,
+    distances,
+    register,
+)
 
 
 @register("deberta")
@@ -86,6 +97,8 @@ class DebertaEncoding(PositionalEncoding):
         """What content and distances say of each other in this layer."""
         assert queries is not None
         assert keys is not None
+        if are_consecutive(query_positions, key_positions):
+            return self._consecutive_score(layer, queries, keys)
         most = self.config.distances
         reach = min(most, self.length)
         behind = distances(query_positions, key_positions)
@@ -99,6 +112,23 @@ class DebertaEncoding(PositionalEncoding):
             terms.append((queries @ self._project(self.key_projection[layer], table).mT).gather(-1, rows))
         if self.query_projection is not None:
             terms.append((self._project(self.query_projection[layer], table) @ keys.mT).gather(-2, rows))
+        return sum(terms[1:], start=terms[0])
+
+    def _consecutive_score(
+        self, layer: int, queries: Float[Tensor, "B H T D"], keys: Float[Tensor, "B H T D"]
+    ) -> Float[Tensor, "B H T T"]:
+        """The same for one token after another, where rows of products only need to be moved."""
+        most, length = self.config.distances, queries.shape[2]
+        first = 0 if self.causal else 1 - length
+        behind = torch.arange(first, length, device=queries.device)
+        table = self.table[behind.clamp(max=most - 1) if self.causal else behind.clamp(-most, most - 1) + most]
+        terms = []
+        if self.key_projection is not None:
+            projected = self._project(self.key_projection[layer], table.flip(0))
+            terms.append(by_distance(queries @ projected.mT))
+        if self.query_projection is not None:
+            projected = self._project(self.query_projection[layer], table)
+            terms.append(by_distance(keys @ projected.mT, upper=self.causal).mT)
         return sum(terms[1:], start=terms[0])
 
     def _project(self, weight: Float[Tensor, "HD W"], table: Float[Tensor, "R W"]) -> Float[Tensor, "H R D"]:

@@ -87,15 +87,18 @@ class RotaryEncoding(PositionalEncoding):
         self._set_table(context, torch.device("cpu"))
 
     def _set_table(self, length: int, device: torch.device) -> None:
-        """Precompute cosines and signed sines of all positions below `length`, each `[length, rotated]`."""
-        half = torch.arange(0, self.rotated, 2, dtype=torch.float64) / self.rotated
-        angles = torch.arange(length, dtype=torch.float64)[:, None] * self.config.base**-half
+        """Precompute cosines and signed sines of all positions below `length`, each `[length, rotated]`.
+
+        In float32 throughout, as everybody does: other programs that read our weights then turn by the same angles.
+        """
+        half = torch.arange(0, self.rotated, 2).float() / self.rotated
+        angles = torch.arange(length).float()[:, None] * (1.0 / self.config.base**half)
         # The last axis becomes the two of a pair, or the one before it, and both are laid out in their order.
         axis = 1 if self.config.layout == "half" else 2
         cosines = torch.stack([angles.cos(), angles.cos()], axis).flatten(1)
         sines = torch.stack([-angles.sin(), angles.sin()], axis).flatten(1)
-        self.register_buffer("cosines", cosines.float().to(device), persistent=False)
-        self.register_buffer("sines", sines.float().to(device), persistent=False)
+        self.register_buffer("cosines", cosines.to(device), persistent=False)
+        self.register_buffer("sines", sines.to(device), persistent=False)
 
     def reserve(self, length: int) -> None:
         """Grow the table, by doubling, to hold positions below `length`."""
