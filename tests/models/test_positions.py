@@ -90,7 +90,7 @@ TABLE = {
         parameters=(5 * WIDTH + SQUARE, 10 * WIDTH + SQUARE),
     ),
     "position_only": Row(
-        PositionOnly(),
+        PositionOnly(gain=2.0),
         acts_on=("layer_score",),
         parameters=(PAIRS, 2 * PAIRS - LAYERS * HEADS),
         limited=True,
@@ -592,6 +592,17 @@ def test_rotary_turns_by_the_angles_of_transformers():
     encoding.reserve(100_051)
     assert torch.equal(encoding.cosines[places], cosines)
     assert torch.equal(encoding.sines[places].abs(), sines.abs())
+
+
+def test_gain_of_position_only_scores():
+    plain, strong = (PositionOnly(gain=gain).build(CAUSAL) for gain in (1.0, 8.0))
+    places = torch.arange(CONTEXT)
+    for encoding in (plain, strong):
+        torch.nn.init.normal_(encoding.table, generator=torch.Generator().manual_seed(1))
+    expected = 8 * plain.layer_score(1, None, None, places, places)
+    torch.testing.assert_close(strong.layer_score(1, None, None, places, places), expected)
+    with pytest.raises(ValueError, match="gain must be > 0"):
+        PositionOnly(gain=0.0)
 
 
 def test_rotary_distances_stay_distances():

@@ -28,21 +28,33 @@ from physlm.models.positions.base import (
 @register("position_only")
 @dataclass(frozen=True, kw_only=True)
 class PositionOnly(PositionConfig):
-    """Attention that no token can change; defined up to the trained context and an error beyond it."""
+    """Attention that no token can change; defined up to the trained context and an error beyond it.
+
+    Attributes:
+        gain: factor between the table and the scores. AdamW moves every number by about its learning rate, and scores
+            must come to differ by several units; with a gain they do so in as many times fewer steps.
+    """
 
     beyond_context = "error"
     replaces_content = True
 
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gain < float("inf"):
+            raise ValueError(f"position_only gain must be > 0 and finite, got {self.gain}")
+
     def build(self, shape: ModelShape) -> PositionOnlyEncoding:
         """The module for this number of layers and heads, and this context."""
-        return PositionOnlyEncoding(shape)
+        return PositionOnlyEncoding(shape, self.gain)
 
 
 class PositionOnlyEncoding(PositionalEncoding):
     """A table `[layers, heads, context]`, or with both sides `[layers, heads, 2 · context − 1]`."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, gain: float = 1.0) -> None:
         super().__init__()
+        self.gain = gain
         self.context = shape.context
         self.causal = shape.causal
         columns = shape.context if shape.causal else 2 * shape.context - 1
@@ -73,4 +85,4 @@ class PositionOnlyEncoding(PositionalEncoding):
         del queries, keys
         behind = distances(query_positions, key_positions)
         columns = behind.clamp(min=0) if self.causal else behind + self.context - 1
-        return look_up(self.table[layer], columns)
+        return look_up(self.table[layer] * self.gain, columns)
