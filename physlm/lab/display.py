@@ -1,4 +1,4 @@
-"""Live progress: bars on a terminal, a line now and then elsewhere."""
+"""Live progress, readable at 80 columns: bars on a terminal, some lines now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
 
-_LINE_SECONDS = 10.0
+_LINE_SECONDS = 30.0
+_MESSAGE_WIDTH = 38  # "pretrain: step 10000/10000, loss 0.123"
+_SEED_WIDTH = 9  # " seed 111"
 
 
 def duration(seconds: float) -> str:
@@ -22,11 +26,23 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def shortened(label: str, width: int) -> str:
+    """A run's name in `width` characters; what is left out is the end of the condition, not the seed.
+
+    Example:
+        >>> shortened("finetune/single+permute1 seed 111", 24)
+        'finetune/singl… seed 111'
+    """
+    if len(label) <= width:
+        return label
+    return f"{label[: max(1, width - _SEED_WIDTH - 1)]}…{label[-_SEED_WIDTH:]}"
+
+
 class Display:
     """Progress of a sweep.
 
-    Remaining time is what is left of the work at the pace so far, partly done runs included; runs differ in
-    length, so it is an estimate.
+    Remaining time is what is left of the work at the pace of this session, partly done runs included: what a run had
+    done before it was interrupted counts as done, not as done now. Runs differ in length, so it is an estimate.
     """
 
     def __init__(self, console: Console, total: int) -> None:
@@ -34,16 +50,21 @@ class Display:
         self.total = total
         self.completed = 0
         self._fractions: dict[str, tuple[float, str]] = {}
+        self._found: dict[str, float] = {}
+        self._found_in_completed = 0.0
         self._begin = self._last_line = time.monotonic()
         self._lines: dict[str, TaskID] = {}
         self._progress: Progress | None = None
         self._overall: TaskID | None = None
+        self._label_width = console.width - _MESSAGE_WIDTH - 9
         if console.is_terminal:
+            bar = min(24, max(6, (console.width - 74) // 2))
+            self._label_width = console.width - bar - _MESSAGE_WIDTH - 8
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=bar),
                 TextColumn("{task.percentage:>3.0f} %"),
-                TextColumn("[dim]{task.fields[message]}"),
+                TextColumn("[dim]{task.fields[message]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=console,
                 transient=True,
             )
@@ -68,39 +89,46 @@ class Display:
         """A run began."""
         self._fractions[label] = (0.0, "")
         if self._progress is not None:
-            self._lines[label] = self._progress.add_task(f"  {escape(label)}", total=1.0, message="starting")
+            name = escape(f"  {shortened(label, self._label_width - 2)}")
+            self._lines[label] = self._progress.add_task(name, total=1.0, message="starting")
 
     def update(self, label: str, fraction: float, message: str) -> None:
         """A run reported."""
         self._fractions[label] = (fraction, message)
+        # The first report is where the run was found; one below it is of the next stage, begun in this session.
+        self._found[label] = min(fraction, self._found.get(label, fraction))
         if self._progress is not None and label in self._lines:
             self._progress.update(self._lines[label], completed=fraction, message=escape(message))
 
     def end(self, label: str) -> None:
         """A run finished or failed."""
         self._fractions.pop(label, None)
+        self._found_in_completed += self._found.pop(label, 0.0)
         self.completed += 1
         if self._progress is not None and (line := self._lines.pop(label, None)) is not None:
             self._progress.remove_task(line)
 
     def remaining_seconds(self) -> float | None:
         """An estimate, once there is something to base it on."""
-        done = self.completed + sum(fraction for fraction, _ in self._fractions.values())
+        gained = self._done() - self._found_in_completed - sum(self._found.values())
         elapsed = time.monotonic() - self._begin
-        return (self.total - done) * elapsed / done if done > 0.02 and elapsed > 1 else None
+        return (self.total - self._done()) * elapsed / gained if gained > 0.02 and elapsed > 1 else None
+
+    def _done(self) -> float:
+        return self.completed + sum(fraction for fraction, _ in self._fractions.values())
 
     def refresh(self) -> None:
         """Bring the overall bar up to date, or print a line if it is time."""
         left = self.remaining_seconds()
         about = f"About {duration(left)} left." if left is not None else ""
-        done = self.completed + sum(fraction for fraction, _ in self._fractions.values())
         if self._progress is not None and self._overall is not None:
             message = f"{self.completed} finished. {about}"
-            self._progress.update(self._overall, completed=done, message=message)
+            self._progress.update(self._overall, completed=self._done(), message=message)
         elif time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
-            running = "; ".join(
-                f"{label} {fraction:.0%}{' ' + message if message else ''}"
-                for label, (fraction, message) in self._fractions.items()
-            )
-            self.say(escape(f"{self.completed} of {self.total} runs finished. {about} Running: {running}"))
+            self.say(f"{self.completed} of {self.total} runs finished. {about}".rstrip())
+            names = {label: shortened(label, self._label_width) for label in self._fractions}
+            width = max(map(len, names.values()), default=0)
+            for label, (fraction, message) in self._fractions.items():
+                line = Text(f"  {names[label]:<{width}} {fraction:>4.0%}  {message}")
+                self.console.print(line, no_wrap=True, overflow="ellipsis", highlight=False)

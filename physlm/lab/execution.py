@@ -5,6 +5,7 @@ The worker writes the file itself, so that a finished run is on disk even if the
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,15 +15,18 @@ from typing import Any
 
 from physlm.lab.content import SHORT_HASH, content_hash, to_json
 from physlm.lab.experiment import Condition
-from physlm.lab.provenance import hardware, peak_memory_bytes, reset_peak_memory, versions
+from physlm.lab.provenance import NUMERICS_REVISION, hardware, peak_memory_bytes, reset_peak_memory, versions
 from physlm.lab.results import RunMetrics
-from physlm.lab.storage import RunRecord, run_path, save_run
+from physlm.lab.storage import RunRecord, run_hash, run_path, save_run
 from physlm.lab.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Everything a worker needs for one run; picklable."""
+    """Everything a worker needs for one run; picklable.
+
+    `commit` is that of the moment the sweep began: the checkout may change while the run is computed.
+    """
 
     run: Callable[[Any, Condition, int, Workspace], Mapping[str, Any]]
     experiment: str
@@ -31,10 +35,25 @@ class Request:
     preset: Any
     condition: Condition
     seed: int
-    hash: str
     data_fingerprint: str
     folder: Path
     cache: Path
+    numerics: int = NUMERICS_REVISION
+    commit: str | None = None
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """What the finished run is found by."""
+        return run_hash(
+            experiment=self.experiment,
+            revision=self.revision,
+            preset=self.preset,
+            condition=self.condition.name,
+            options=self.condition.options,
+            seed=self.seed,
+            fingerprint=self.data_fingerprint,
+            numerics=self.numerics,
+        )
 
     @property
     def label(self) -> str:
@@ -66,6 +85,8 @@ def execute(request: Request, report: Callable[[float, str], None]) -> str:
         peak_memory_bytes=peak_memory_bytes(),
         hardware=hardware(),
         versions=versions(),
+        numerics=request.numerics,
+        commit=request.commit,
     )
     path = run_path(request.folder, request.condition.name, request.seed, request.hash)
     save_run(path, record)

@@ -26,6 +26,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from physlm.lab.storage import is_disk_full
+
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _TICK_SECONDS = 0.5
 _GRACE_SECONDS = 3.0
@@ -103,7 +105,7 @@ def run_tasks(
     *,
     jobs: int,
     threads: int = 1,
-    disk_full: Callable[[BaseException], bool] = lambda _: False,
+    disk_full: Callable[[BaseException], bool] = is_disk_full,
 ) -> None:
     """Run all tasks, at most `jobs` at a time; outcomes go to the observer.
 

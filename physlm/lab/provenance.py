@@ -1,4 +1,4 @@
-"""Where numbers came from: versions, hardware and memory, and nothing that names a machine or a person."""
+"""Where numbers came from: numerics, versions, commit and hardware, and nothing that names a machine or a person."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ import importlib.metadata
 import os
 import platform
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+NUMERICS_REVISION = 1
+"""Part of the identity of every run and stage: bumped when the same preset and seed begin to give other numbers.
+
+That is other initial weights, other batches or another rule of training, whatever the experiment; not last bits, which
+differ between processors anyway. Runs of different revisions are never judged together.
+
+- 0: weights are drawn one after another. The time before runs recorded a revision.
+- 1: every weight is drawn from the seed and its own name.
+"""
+
+_CHECKOUT = Path(__file__).parents[2]
+_CODE = ("physlm", "experiments")
+_GIT_SECONDS = 10
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _STATUS = Path("/proc/self/status")
 
@@ -30,10 +44,32 @@ def versions() -> dict[str, str]:
 def _source_version() -> str:
     """The version of a source checkout that is used without being installed."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        project = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         if project["name"] == "physlm":
             return f"{project['version']} (source)"
     return "unknown"
+
+
+def commit(checkout: Path = _CHECKOUT) -> str | None:
+    """The commit of a checkout, with "-dirty" if its code differs from it; None where there is no checkout."""
+    if not (checkout / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_SECONDS).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", *_CODE) else "")
+    except (OSError, subprocess.SubprocessError):  # no git, no commit, or a checkout of somebody else
+        return None
+
+
+def has_accelerator() -> bool:
+    """Whether PyTorch can use an accelerator; loads PyTorch."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def cpu_count() -> int:

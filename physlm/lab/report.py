@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +22,7 @@ from physlm.lab.content import content_hash, to_json
 from physlm.lab.display import duration
 from physlm.lab.experiment import Condition
 from physlm.lab.pool import Failure
+from physlm.lab.provenance import NUMERICS_REVISION
 from physlm.lab.results import Results, without_items
 from physlm.lab.storage import FORMAT_VERSION, RunRecord, set_aside, write_atomically
 
@@ -35,6 +36,7 @@ class Report:
     """What came of a command.
 
     Attributes:
+        numerics: the numerics revision of all its runs.
         records: finished runs by (condition, seed), of the conditions finished for every seed.
         verdicts: on every claim whose runs are all there.
         skipped: chosen claims that lack runs.
@@ -46,6 +48,7 @@ class Report:
     title: str
     source: str
     revision: int
+    numerics: int
     scale: str
     development: bool
     preset: Any
@@ -86,6 +89,7 @@ def to_document(report: Report) -> dict[str, Any]:
         "title": report.title,
         "source": report.source,
         "revision": report.revision,
+        "numerics": report.numerics,
         "scale": report.scale,
         "development": report.development,
         "seeds": report.seeds,
@@ -101,6 +105,7 @@ def to_document(report: Report) -> dict[str, Any]:
         "data_fingerprint": {str(record.seed): record.data_fingerprint for record in records},
         "parameters": parameters,
         "versions": _distinct([record.versions for record in records]),
+        "commits": list(dict.fromkeys(record.commit for record in records)),
         "hardware": _distinct([record.hardware for record in records]),
         "wall_seconds": round(sum(record.wall_seconds for record in records), 3),
         "peak_memory_bytes": max((record.peak_memory_bytes for record in records), default=0),
@@ -128,7 +133,10 @@ def _distinct(values: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def write_report(report: Report, plots: Plots | None, console: Console) -> list[Path]:
-    """Write `verdict.json`, `report.md` and the plots; a verdict of another format is set aside, not overwritten."""
+    """Write `verdict.json`, `report.md` and the plots; an earlier verdict is overwritten if it is of the same kind.
+
+    One of another format or of another numerics revision is set aside.
+    """
     report.folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
     if plots is not None and report.records:
@@ -138,9 +146,10 @@ def write_report(report: Report, plots: Plots | None, console: Console) -> list[
             message = f"the plots could not be drawn ({type(error).__name__}: {error})"
             console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False)
     verdict = report.folder / "verdict.json"
-    if verdict.exists() and _format_of(verdict) != FORMAT_VERSION:
+    if other := _otherness(verdict, report.numerics):
         kept = set_aside(verdict)
-        console.print(f"[yellow]warning:[/] {escape(str(verdict))} had another format; kept as {escape(kept.name)}")
+        message = f"{verdict} had {other}; kept as {kept.name}"
+        console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
     text = json.dumps(to_document(report), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(verdict, text)
     markdown = report.folder / "report.md"
@@ -148,12 +157,27 @@ def write_report(report: Report, plots: Plots | None, console: Console) -> list[
     return [verdict, markdown, *drawn]
 
 
-def _format_of(path: Path) -> Any:
+def _otherness(path: Path, numerics: int) -> str:
+    """Why the verdict at `path` must not be overwritten by one of a numerics revision, or nothing."""
+    if not path.exists():
+        return ""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content.get("format_version") if isinstance(content, dict) else None
     except (ValueError, OSError):
-        return None
+        content = None
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        return "another format"
+    return "" if content.get("numerics", 0) == numerics else "another numerics revision"
+
+
+def numerics_note(numerics: int) -> str:
+    """What a reader must know of runs of a numerics revision; nothing if it is the present one."""
+    if numerics == NUMERICS_REVISION:
+        return ""
+    return (
+        f"These runs were made with numerics revision {numerics}, before the present one ({NUMERICS_REVISION}): the "
+        "same seeds now give other weights. They are not mixed with new runs."
+    )
 
 
 def _estimate(part: Part | Verdict) -> str:
@@ -167,25 +191,18 @@ def _estimate(part: Part | Verdict) -> str:
 def print_report(report: Report, console: Console) -> None:
     """The table of verdicts on the terminal, then what else there is to know."""
     if report.verdicts:
-        table = Table(title_justify="left", show_lines=True, expand=False)
-        for heading in ("claim", "verdict", "estimate [95 % interval]", "claimed", "compared with"):
-            table.add_column(heading, overflow="fold")
+        table = Table(show_lines=True, expand=False)
+        table.add_column("claim", no_wrap=True)
+        table.add_column("estimate [95 % interval]", overflow="fold")
         for verdict in report.verdicts:
             first = Text(verdict.id, style="bold")
-            first.append(f"\n{verdict.statement}", style="not bold dim")
-            table.add_row(
-                first,
-                Text(verdict.verdict, style=f"bold {_COLOURS[verdict.verdict]}"),
-                "\n".join(_estimate(part) for part in verdict.parts),
-                "\n".join(format_threshold(part.relation, part.threshold, part.unit) for part in verdict.parts),
-                escape(verdict.control),
-            )
+            first.append(f"\n{verdict.verdict}", style=f"bold {_COLOURS[verdict.verdict]}")
+            table.add_row(first, _told(verdict))
         console.print(table)
-        for verdict in report.verdicts:
-            if verdict.reason:
-                console.print(f"{escape(verdict.id)}: {escape(verdict.reason)}", highlight=False)
         if any(verdict.interval_over == "items" for verdict in report.verdicts):
             console.print("[dim]One seed: intervals are over items and say nothing about other seeds.[/]")
+    if note := numerics_note(report.numerics):
+        console.print(f"[yellow]{escape(note)}[/]", highlight=False)
     if report.skipped:
         console.print(f"not judged, as runs are missing: {escape(', '.join(report.skipped))}", highlight=False)
     if report.failures:
@@ -199,10 +216,29 @@ def print_report(report: Report, console: Console) -> None:
         console.print(f"report: {escape(str(report.folder / 'report.md'))}", highlight=False, soft_wrap=True)
 
 
+def _told(verdict: Verdict) -> Group:
+    """Statement, measurements and reason of a verdict, in as many lines as the terminal needs."""
+    measured = Table.grid(padding=(0, 1, 0, 0))
+    for part in verdict.parts:
+        text = Text(_estimate(part), style="bold")
+        text.append(f", claimed {format_threshold(part.relation, part.threshold, part.unit)}", style="not bold")
+        if len(verdict.parts) > 1:
+            text.append(f": {part.name}", style="not bold dim")
+        measured.add_row("•", text)
+    lines: list[Text | Table] = [Text(verdict.statement), measured]
+    if verdict.control:
+        lines.append(Text(f"compared with {verdict.control}", style="dim"))
+    if verdict.reason:
+        lines.append(Text(verdict.reason, style="yellow"))
+    return Group(*lines)
+
+
 def to_markdown(report: Report, plots: Sequence[Path] = ()) -> str:
     """The content of `report.md`."""
     lines = [f"# {report.title}", "", f"Source: {report.source}.  "]
     lines.append(f"Scale `{report.scale}`, seeds {', '.join(map(str, report.seeds))}, revision {report.revision}.")
+    if note := numerics_note(report.numerics):
+        lines += ["", f"**{note}**"]
     if report.development:
         lines += ["", "**Development seeds: numbers for choosing a preset, no verdict.**"]
     if report.verdicts:
@@ -252,6 +288,8 @@ def _provenance(report: Report) -> list[str]:
         "- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items())
         for versions in document["versions"]
     ]
+    lines.append(f"- numerics revision {report.numerics}")
+    lines += [f"- commit `{commit}`" for commit in document["commits"] if commit]
     peak = document["peak_memory_bytes"] / 2**20
     time = duration(document["wall_seconds"])
     lines.append(f"- {len(report.records)} runs, {time} of computing in all, peak memory {peak:.0f} MiB")

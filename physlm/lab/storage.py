@@ -1,7 +1,8 @@
 """Run files on disk: written whole or not at all, recognised by content, never overwritten silently.
 
 A run file is small JSON and is meant to be committed: a sweep begun on one machine goes on from it on another.
-A file that cannot be trusted is reported and set aside, never deleted.
+A file that cannot be trusted is reported and set aside, never deleted. A run of another numerics revision is another
+run: it is kept beside those of the present one and found only by who asks for it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from physlm.lab.content import SHORT_HASH, content_hash, to_json
+from physlm.lab.provenance import NUMERICS_REVISION
 from physlm.lab.results import RunMetrics
 
 FORMAT_VERSION = 1
@@ -78,7 +80,10 @@ def disk_full_at(folders: tuple[Path, ...], error: BaseException) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One finished (condition, seed), with everything needed to trust it."""
+    """One finished (condition, seed), with everything needed to trust it.
+
+    `numerics` is 0 and `commit` None in files written before they were recorded; `commit` also outside a checkout.
+    """
 
     experiment: str
     revision: int
@@ -94,13 +99,24 @@ class RunRecord:
     peak_memory_bytes: int
     hardware: Mapping[str, Any]
     versions: Mapping[str, str]
+    numerics: int = 0
+    commit: str | None = None
 
 
 def run_hash(
-    *, experiment: str, revision: int, preset: Any, condition: str, options: Any, seed: int, fingerprint: str
+    *,
+    experiment: str,
+    revision: int,
+    preset: Any,
+    condition: str,
+    options: Any,
+    seed: int,
+    fingerprint: str,
+    numerics: int = NUMERICS_REVISION,
 ) -> str:
     """What a finished run is found by: everything that its metrics depend on."""
-    return content_hash([experiment, revision, preset, condition, options, seed, fingerprint])
+    identity = [experiment, revision, preset, condition, options, seed, fingerprint]
+    return content_hash([*identity, numerics] if numerics else identity)  # revision 0 was not part of the hash
 
 
 def run_path(folder: Path, condition: str, seed: int, full_hash: str) -> Path:
@@ -136,10 +152,11 @@ def load_run(path: Path, full_hash: str) -> RunRecord:
         raise ValueError("it belongs to another run (its content hash differs)")
     if content.get("metrics_hash") != content_hash(content.get("metrics")):
         raise ValueError("its metrics were changed after they were written (checksum differs)")
-    fields = {name: content[name] for name in RunRecord.__dataclass_fields__ if name in content}
-    if missing := sorted(RunRecord.__dataclass_fields__.keys() - fields.keys()):
+    found = {field.name: content[field.name] for field in fields(RunRecord) if field.name in content}
+    required = {field.name for field in fields(RunRecord) if field.default is MISSING}
+    if missing := sorted(required - found.keys()):
         raise ValueError(f"it lacks {', '.join(missing)}")
-    return RunRecord(**{**fields, "metrics": RunMetrics(fields["metrics"])})
+    return RunRecord(**{**found, "metrics": RunMetrics(found["metrics"])})
 
 
 def find_run(folder: Path, full_hash: str, warn: Callable[[str], None]) -> RunRecord | None:

@@ -1,7 +1,8 @@
 """What a run is given besides its preset: shared stages, progress and a private folder.
 
-- A stage (a pretrained model, say) is named by its content, computed once however many processes ask for it, and
-  kept. While it is computed its files live in a `.partial` folder, which an interrupted computation finds again.
+- A stage (a pretrained model, say) is named by its content and the numerics revision, is computed once however many
+  processes ask for it, and kept. While it is computed its files live in a `.partial` folder, which an interrupted
+  computation finds again.
 - Locks are `flock`s: the kernel lets go of them when a process dies, however it dies.
 - A stage is shared between experiments, so its config must hold everything that it depends on.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from physlm.lab.content import SHORT_HASH, content_hash, to_json
+from physlm.lab.provenance import NUMERICS_REVISION
 from physlm.lab.storage import sync_folder
 
 _POLL_SECONDS = 0.1
@@ -73,7 +75,8 @@ class Workspace:
         """
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
             raise ValueError(f"a stage name is lower-case letters, digits, '-', '_' and '.', got {name!r}")
-        folder = self.cache / "stages" / f"{name}-{content_hash([name, config])[:SHORT_HASH]}"
+        identity = content_hash([name, config, NUMERICS_REVISION])
+        folder = self.cache / "stages" / f"{name}-{identity[:SHORT_HASH]}"
         if folder.is_dir():
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,8 @@ class Workspace:
             partial = folder.with_name(folder.name + ".partial")
             partial.mkdir(exist_ok=True)
             compute(partial)
-            description = {"name": name, "config": to_json(config, "config", type_names=True)}
+            description = {"name": name, "numerics": NUMERICS_REVISION}
+            description["config"] = to_json(config, "config", type_names=True)
             (partial / "stage.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
             _sync_files(partial)
             partial.rename(folder)

@@ -1,4 +1,3 @@
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +6,10 @@ import numpy as np
 import pytest
 from toy_experiment import EXPERIMENT
 
-from physlm.lab.cli import main, parse_seeds
+from physlm.lab.cli import _go_on, main, parse_seeds
 from physlm.lab.plots import bar_with_intervals, curves_with_bands
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_help_teaches(capsys):
@@ -21,6 +22,25 @@ def test_help_teaches(capsys):
     for part in ("asserts no claim", "Examples", "python -m experiments.toy --scale smoke", "101, 102"):
         assert part in text
     assert "gpu    " not in text
+    assert "Claims at cpu (* core): TOY-1*, TOY-2" in text
+    assert "--seeds 201,202" in text  # neither committed nor used for choosing presets
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--scale", "huge"], ["--jobs", "many"], ["--out"], ["--jobs", ""]])
+def test_no_type_of_python_is_shown(capsys, arguments):
+    with pytest.raises(SystemExit):
+        main(EXPERIMENT, arguments)
+    assert "None" not in "".join(capsys.readouterr())
+
+
+def test_help_fits_into_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(EXPERIMENT, ["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for option in ("--seeds", "--conditions", "--claims", "--jobs", "--recorded", "--allow-cpu"):
+        assert any(option in line for line in lines)
 
 
 def test_list(capsys):
@@ -35,7 +55,7 @@ def test_list(capsys):
     ("arguments", "message"),
     [
         (["--claims", "TOY-9"], "there are core, all, TOY-1, TOY-2"),
-        (["--only", "x"], "ladder/none"),
+        (["--conditions", "x"], "ladder/none"),
         (["--seeds", "1,two"], "whole numbers"),
         (["--seeds", "7"], "used to choose"),
         (["--scale", "paper"], "it has smoke, cpu"),
@@ -61,8 +81,22 @@ def test_a_smoke_run_exits_with_zero(tmp_path, capsys):
     assert "inconclusive" in capsys.readouterr().out
 
 
+def test_a_smoke_run_is_no_result(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(EXPERIMENT, ["--scale", "smoke"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [".physlm"]
+    assert (tmp_path / ".physlm" / "results" / "toy" / "smoke" / "report.md").exists()
+    assert ".physlm/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_an_interrupted_command_without_resume_is_continued_with_it():
+    told = _go_on("python -m experiments.toy", ["--no-resume", "--conditions", "ladder/*"])
+    assert told.endswith("go on with: python -m experiments.toy --conditions 'ladder/*'")
+    assert "checkpoint" not in told
+
+
 def test_seeds():
-    assert parse_seeds(None) is None
+    assert parse_seeds("") is None
     assert parse_seeds("101, 102") == [101, 102]
 
 
@@ -70,8 +104,7 @@ def test_importing_the_lab_is_light():
     code = (
         "import sys, physlm.lab; print([m for m in ('torch', 'matplotlib', 'tyro', 'scipy.stats') if m in sys.modules])"
     )
-    root = Path(importlib.util.find_spec("physlm.lab").origin).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 
 

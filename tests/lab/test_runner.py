@@ -13,8 +13,10 @@ import toy_experiment
 from rich.console import Console
 from toy_experiment import EXPERIMENT, Preset
 
-from physlm.lab import Condition, Experiment, run_experiment
-from physlm.lab.storage import FORMAT_VERSION
+from physlm.lab import Condition, Experiment, Workspace, run_experiment, runner, workspace
+from physlm.lab.plan import make_plan, make_requests
+from physlm.lab.provenance import NUMERICS_REVISION, commit
+from physlm.lab.storage import FORMAT_VERSION, run_path
 
 HERE = Path(__file__).parent
 
@@ -91,7 +93,7 @@ def test_a_sweep_its_cache_and_its_report(places, trace):
 
 
 def test_what_invalidates_a_finished_run(places, trace):
-    sweep(places, only="ladder/none", seeds=[101])
+    sweep(places, conditions="ladder/none", seeds=[101])
     changes = [
         {"revision": 2},
         {"presets": {"cpu": Preset(bias=0.7)}},
@@ -99,26 +101,26 @@ def test_what_invalidates_a_finished_run(places, trace):
         {"conditions": lambda _: [Condition(n, {"rate": 0.3}, stage_key="a") for n in toy_experiment.RATES]},
     ]
     for count, change in enumerate(changes, 2):
-        sweep(places, experiment=dataclasses.replace(EXPERIMENT, **change), only="ladder/none", seeds=[101])
+        sweep(places, experiment=dataclasses.replace(EXPERIMENT, **change), conditions="ladder/none", seeds=[101])
         assert trace("run") == count
-    sweep(places, only="ladder/none", seeds=[101], resume=False)
+    sweep(places, conditions="ladder/none", seeds=[101], resume=False)
     assert trace("run") == 6
     assert len(run_files(places)) == 6  # nothing was lost, the recomputed one included
-    report, _ = sweep(places, only="ladder/none", seeds=[101])
+    report, _ = sweep(places, conditions="ladder/none", seeds=[101])
     assert trace("run") == 6
     assert report.verdicts == ()
 
 
 def test_a_stage_shared_by_two_processes_is_computed_once(places, trace):
-    sweep(places, only="ladder/none,other/control", seeds=[101])
+    sweep(places, conditions="ladder/none,other/control", seeds=[101])
     assert (trace("run"), trace("stage")) == (2, 1)
 
 
 def test_a_damaged_run_file_is_reported_kept_and_recomputed(places, trace):
-    sweep(places, only="ladder/none", seeds=[101])
+    sweep(places, conditions="ladder/none", seeds=[101])
     (path,) = run_files(places)
     path.write_text(path.read_text()[:100])
-    report, text = sweep(places, only="ladder/none", seeds=[101])
+    report, text = sweep(places, conditions="ladder/none", seeds=[101])
     assert text.count("warning:") == 1
     assert path.name in text
     assert report.ok
@@ -176,7 +178,8 @@ def test_an_interrupt_is_clean(places, trace, kind):
     process.send_signal(kind)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "go on with: python -m experiments.toy --out" in errors
+    assert "unfinished ones continue from their last checkpoint" in " ".join(errors.split())
+    assert "repeated: python -m experiments.toy --out" in errors
     assert "Traceback" not in errors
 
 
@@ -205,15 +208,122 @@ def test_a_verdict_of_another_format_is_kept(places):
         ({"seeds": [7, 101]}, "seeds 7 were used to choose the presets"),
         ({"seeds": [101], "development": True}, "kept for verdicts"),
         ({"claims": "TOY-9"}, r"no claim TOY-9.*TOY-1, TOY-2"),
-        ({"only": "nothing/*"}, r"matches no condition; there are:\s+ladder/none"),
+        ({"conditions": "nothing/*"}, r"matches no condition; there are:\s+ladder/none"),
         ({"scale": "paper"}, "it has smoke, cpu"),
         ({"jobs": 0}, "jobs must be"),
+        ({"recorded": True}, r"no finished run of scale 'cpu' and seeds 101, 102.*leave out --recorded"),
+        ({"recorded": True, "resume": False}, "give one of the two"),
     ],
 )
 def test_what_is_refused(places, options, message):
     with pytest.raises(ValueError, match=message):
         sweep(places, **options)
     assert not places["out"].exists()
+
+
+def test_a_scale_for_accelerators_is_refused_without_one(places, trace, monkeypatch):
+    monkeypatch.setattr(runner, "has_accelerator", lambda: False)
+    presets = {"cpu": Preset(), "gpu": Preset(people=50)}
+    large = dataclasses.replace(EXPERIMENT, presets=presets, seeds={"cpu": (101,), "gpu": (101,)})
+    with pytest.raises(ValueError, match=r"'gpu' is meant for an accelerator.*--scale cpu.*--recorded.*--allow-cpu"):
+        sweep(places, experiment=large, scale="gpu")
+    assert not places["out"].exists()
+    assert sweep(places, experiment=large, scale="gpu", allow_cpu=True)[0].ok
+    assert trace("run") == 2
+    assert sweep(places, experiment=large, scale="gpu", recorded=True)[0].ok
+
+
+def test_what_is_missing_is_said_beforehand_with_its_cost(places):
+    sweep(places)
+    _, text = sweep(places, claims="all")
+    assert "2 of 6" not in text
+    assert "4 of 6 runs are there, computing 2 (2 at a time)" in text
+    assert "TOY-1: all runs are there" in text
+    assert "TOY-2: 2 runs to compute" in text
+    assert "--claims TOY-1 computes nothing" in text
+    (line,) = (line for line in text.splitlines() if "ladder/half " in line and "as the others" in line)
+    assert "2 runs" in line
+    assert "ladder/full " not in text.split("in all")[0].split("expected time")[1]
+    _, text = sweep(places, claims="all")
+    assert "expected" not in text
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Numerics
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def make_older(places):
+    """Turn every finished run into one from before numerics revisions were recorded."""
+    plan = make_plan(EXPERIMENT, "cpu", None, "all", None, places["out"], development=False)
+    older = {
+        request.hash: dataclasses.replace(request, numerics=0).hash for request in make_requests(plan, places["cache"])
+    }
+    for path in run_files(places):
+        content = json.loads(path.read_text())
+        del content["numerics"], content["commit"]
+        content["hash"] = older[content["hash"]]
+        run_path(path.parent, content["condition"], content["seed"], content["hash"]).write_text(json.dumps(content))
+        path.unlink()
+    verdict = places["out"] / "toy" / "cpu" / "verdict.json"
+    content = json.loads(verdict.read_text())
+    del content["numerics"]
+    verdict.write_text(json.dumps(content))
+    return {path: path.read_bytes() for path in (*run_files(places), verdict)}
+
+
+def test_a_run_file_says_with_which_numerics_and_code_it_was_made(places):
+    sweep(places, conditions="ladder/none", seeds=[101])
+    (path,) = run_files(places)
+    content = json.loads(path.read_text())
+    assert content["numerics"] == NUMERICS_REVISION
+    assert content["commit"] == commit()
+    assert content["versions"]["physlm"]
+
+
+def test_stages_of_other_numerics_are_not_shared(tmp_path, monkeypatch):
+    folders = set()
+    for revision in (NUMERICS_REVISION, NUMERICS_REVISION + 1):
+        monkeypatch.setattr(workspace, "NUMERICS_REVISION", revision)
+        folders.add(Workspace(cache=tmp_path).stage("pretrain", {"seed": 1}, lambda _: None))
+    assert len(folders) == 2
+
+
+def test_runs_of_older_numerics_are_reported_as_such(places, trace):
+    sweep(places)
+    kept = make_older(places)
+    before = trace("run")
+    report, text = sweep(places, recorded=True)
+    assert trace("run") == before
+    assert (report.numerics, report.verdicts[0].verdict) == (0, "supported")
+    assert "4 of 4 runs are there" in text
+    for told in (text, (report.folder / "report.md").read_text()):
+        assert "numerics revision 0, before the present one" in told
+    assert json.loads((report.folder / "verdict.json").read_text())["numerics"] == 0
+    assert all(path.read_bytes() == content for path, content in kept.items() if "seed" in path.name)
+
+
+def test_runs_of_older_numerics_are_never_mixed_with_new_ones(places, trace):
+    sweep(places)
+    kept = make_older(places)
+    before = trace("run")
+    half, text = sweep(places, conditions="ladder/full", claims="TOY-1")
+    assert trace("run") == before + 2
+    assert "2 of these runs are finished with an earlier numerics revision" in text
+    assert half.verdicts == ()  # the other condition is there, but of older numerics
+    assert half.skipped == ("TOY-1",)
+
+    whole, text = sweep(places)
+    assert trace("run") == before + 4
+    assert {record.numerics for record in whole.records.values()} == {NUMERICS_REVISION}
+    assert whole.verdicts[0].verdict == "supported"
+    assert "earlier" not in sweep(places)[1]
+    assert trace("run") == before + 4
+    verdict = whole.folder / "verdict.json"
+    assert json.loads(verdict.read_text())["numerics"] == NUMERICS_REVISION
+    for path, content in kept.items():
+        place = path.with_name("verdict.kept-1.json") if path == verdict else path
+        assert place.read_bytes() == content
 
 
 @pytest.mark.parametrize(
