@@ -1,70 +1,173 @@
-"""Write the verdicts recorded in `results/` into the tables of README.md and docs/claims/.
+"""Write experiments and recorded verdicts into the tables of README.md and docs/claims/.
 
     python scripts/update_results.py           rewrite the tables
     python scripts/update_results.py --check   only say whether they are up to date (exit code 1 if not)
 
-A table stands between `<!-- results: EXPERIMENT … -->` and `<!-- results: end -->`; `core` behind the names leaves only
-the claims that the README tells about.
+A table stands between `<!-- results: KIND -->` and `<!-- results: end -->`, where KIND is
+
+- `experiments`: every experiment with its command, question, claims and a count of its verdicts,
+- `summary`: every recorded claim with its verdict and headline,
+- names of experiments: all that is recorded of their claims.
+
+Nothing is listed by hand: an experiment is a module in `experiments/` with an `EXPERIMENT`, its question is the first
+line of the module, and its verdicts are those in `results/`.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import experiments
+from physlm.lab import Experiment
 from physlm.lab.claims import format_threshold, format_value
+from physlm.lab.report import numerics_note
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/claims/knowledge.md")
-CORE = ("BIO-1", "BIO-4", "BIO-5")
-TABLE = re.compile(r"(<!-- results: (?P<names>[a-z_ ]+) -->\n).*?(<!-- results: end -->)", re.DOTALL)
+RESULTS = ROOT / "results"
+TABLE = re.compile(r"(<!-- results: (?P<kind>[a-z_ ]+) -->\n).*?(<!-- results: end -->)", re.DOTALL)
+TOLD = {"supported": "supported", "refuted": "not reproduced", "inconclusive": "inconclusive"}
 
 
-def row(claim: dict[str, Any]) -> str:
-    """One claim as a row: the verdict, and estimate and interval of each part."""
-    parts = []
-    for part in claim["parts"]:
-        threshold = part["threshold"]
-        wanted = format_threshold(
-            part["relation"], tuple(threshold) if isinstance(threshold, list) else threshold, part["unit"]
-        )
-        if part["interval"] is None:
-            parts.append(f"{part['name']}: {format_value(part['estimate'], part['unit'])} (claimed {wanted})")
-            continue
-        low, high = (format_value(end, part["unit"], bare=True) for end in part["interval"])
-        estimate = format_value(part["estimate"], part["unit"], bare=True)
-        parts.append(f"{part['name']}: **{estimate}** [{low}, {high}] (claimed {wanted})")
-    numbers = "<br>".join(parts)
-    reason = f"<br>*{claim['reason']}*" if claim["reason"] and claim["verdict"] == "inconclusive" else ""
-    return f"| {claim['id']} | {claim['statement']} | {claim['verdict']} | {numbers}{reason} |"
+def pages() -> list[Path]:
+    """The documents that may have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs" / "claims").glob("*.md"))]
 
 
-def table(names: list[str]) -> str:
-    """The recorded claims of some experiments."""
-    core = "core" in names
-    lines = ["| claim | statement | verdict | measured |", "| --- | --- | --- | --- |"]
-    for name in names:
-        path = ROOT / "results" / name / "cpu" / "verdict.json"
-        if name == "core" or not path.exists():
-            continue
-        record = json.loads(path.read_text(encoding="utf-8"))
-        lines += [row(claim) for claim in record["claims"] if not core or claim["id"] in CORE]
-    return "\n".join(lines) + "\n"
+@cache
+def all_experiments() -> dict[str, tuple[Experiment[Any], str]]:
+    """Every experiment with its question, by name."""
+    modules = [
+        importlib.import_module(f"experiments.{found.name}")
+        for found in pkgutil.iter_modules(experiments.__path__)
+        if not found.name.startswith("_")
+    ]
+    return {
+        module.EXPERIMENT.name: (module.EXPERIMENT, (module.__doc__ or module.EXPERIMENT.title).splitlines()[0])
+        for module in modules
+        if isinstance(getattr(module, "EXPERIMENT", None), Experiment)
+    }
+
+
+def claims_of(experiment: Experiment[Any]) -> list[str]:
+    """The claims that an experiment decides at its default scale."""
+    scale = experiment.default_scale
+    return [claim.id for claim in experiment.claims(scale, experiment.preset(scale))]
+
+
+def recorded(name: str) -> dict[str, Any] | None:
+    """The verdicts of the committed seeds at `cpu` scale."""
+    path = RESULTS / name / "cpu" / "verdict.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def place(identity: str) -> tuple[str, int, str]:
+    """Where a claim stands among others: family, number, and what follows the number."""
+    found = re.fullmatch(r"(.*?)-(\d+)(.*)", identity)
+    return (found[1], int(found[2]), found[3]) if found else (identity, 0, "")
+
+
+def abbreviated(identities: Iterable[str]) -> str:
+    """Claims in a few characters, in order.
+
+    Example:
+        >>> abbreviated(["CFG-3", "BIO-5-ladder", "BIO-15", "BIO-5"])
+        'BIO-5, 5-ladder, 15, CFG-3'
+    """
+    words: list[str] = []
+    before = ""
+    for family, number, rest in sorted(map(place, identities)):
+        word = f"{number}{rest}" if number else ""
+        words.append(word if family == before else f"{family}-{word}".rstrip("-"))
+        before = family
+    return ", ".join(words)
+
+
+def experiment_rows() -> Iterator[str]:
+    """One row for each experiment."""
+    yield "| command | question | claims | recorded |"
+    yield "| --- | --- | --- | --- |"
+    claims = {name: claims_of(experiment) for name, (experiment, _) in all_experiments().items()}
+    for name in sorted(claims, key=lambda name: min(map(place, claims[name]), default=("", 0, ""))):
+        _, question = all_experiments()[name]
+        record = recorded(name)
+        counts = Counter(claim["verdict"] for claim in record["claims"]) if record else Counter()
+        verdicts = ", ".join(f"{counts[verdict]} {told}" for verdict, told in TOLD.items() if counts[verdict])
+        cells = (f"`python -m experiments.{name}`", question, abbreviated(claims[name]), verdicts or "nothing yet")
+        yield f"| {' | '.join(cells)} |"
+
+
+def claim_rows(names: Sequence[str], *, summary: bool) -> Iterator[str]:
+    """One row for each recorded claim, and what is to be known of records that precede the present numerics."""
+    yield "| claim | statement | verdict | measured |"
+    yield "| --- | --- | --- | --- |"
+    records = {name: record for name in names if (record := recorded(name))}
+    claims = [claim for record in records.values() for claim in record["claims"]]
+    for claim in sorted(claims, key=lambda claim: place(claim["id"])):
+        verdict = TOLD[claim["verdict"]] if summary else claim["verdict"]
+        yield f"| {claim['id']} | {claim['statement']} | {verdict} | {measured(claim, summary=summary)} |"
+    notes: dict[str, list[str]] = {}
+    for name, record in records.items():
+        notes.setdefault(numerics_note(record.get("numerics", 0)), []).append(f"`{name}`")
+    for note, concerned in notes.items():
+        if note:
+            yield ""
+            yield f"*{', '.join(concerned)}: {note}*"
+
+
+def measured(claim: dict[str, Any], *, summary: bool) -> str:
+    """Estimate and interval of each part, or of the headline alone, and what made a verdict inconclusive."""
+    cells = [f"{part['name']}: {numbers(part)}" for part in claim["parts"]]
+    undecided = claim["verdict"] == "inconclusive"
+    if not summary:
+        reason = claim["reason"] if undecided else ""
+    elif unmet := [requirement["name"] for requirement in claim["requirements"] if not requirement["met"]]:
+        cells, reason = cells[:1], f"not valid here, as a requirement is not met: {', '.join(unmet)}"
+    else:
+        # What the headline does not show: why nothing is decided, or that another part decided.
+        told = undecided or claim["parts"][0]["verdict"] != claim["verdict"]
+        cells, reason = cells[:1], claim["reason"] if told else ""
+    return "<br>".join([*cells, *([f"*{reason}*"] if reason else [])])
+
+
+def numbers(part: dict[str, Any]) -> str:
+    """Estimate, interval and threshold of a part."""
+    threshold = tuple(part["threshold"]) if isinstance(part["threshold"], list) else part["threshold"]
+    wanted = format_threshold(part["relation"], threshold, part["unit"])
+    if part["interval"] is None:
+        return f"{format_value(part['estimate'], part['unit'])} (claimed {wanted})"
+    low, high = (format_value(end, part["unit"], bare=True) for end in part["interval"])
+    return f"**{format_value(part['estimate'], part['unit'], bare=True)}** [{low}, {high}] (claimed {wanted})"
+
+
+def table(kind: str) -> str:
+    """The table of a kind."""
+    if kind == "experiments":
+        rows = experiment_rows()
+    elif kind == "summary":
+        rows = claim_rows(list(all_experiments()), summary=True)
+    else:
+        rows = claim_rows(kind.split(), summary=False)
+    return "\n".join(rows) + "\n"
 
 
 def main() -> int:
     """Rewrite, or check."""
     check = "--check" in sys.argv[1:]
     stale = []
-    for page in PAGES:
-        path = ROOT / page
+    for path in pages():
         before = path.read_text(encoding="utf-8")
-        after = TABLE.sub(lambda found: f"{found[1]}{table(found['names'].split())}{found[3]}", before)
+        after = TABLE.sub(lambda found: f"{found[1]}{table(found['kind'])}{found[3]}", before)
         if after != before:
-            stale.append(page)
+            stale.append(path.relative_to(ROOT).as_posix())
             if not check:
                 path.write_text(after, encoding="utf-8")
     print(f"{'out of date' if check else 'rewritten'}: {', '.join(stale) or 'nothing'}")

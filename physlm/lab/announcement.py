@@ -108,7 +108,9 @@ def _expected(console: Console, plan: Plan, missing: Sequence[Request], jobs: in
     for name, count in Counter(request.condition.name for request in missing).items():
         seconds = count * means.get(name, other)
         total += seconds
-        table.add_row(f"  {escape(name)}", _runs(count), duration(seconds), "" if name in means else "as the others")
+        table.add_row(
+            f"  {escape(name)}", _runs(count), duration(seconds), "" if name in means else "no record: as the others"
+        )
     console.print("expected time, by finished runs of this preset:")
     console.print(table)
     console.print(f"  in all {duration(total)}; {jobs} at a time, about {duration(total / jobs)}", highlight=False)

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from physlm.lab.claims import format_threshold
 from physlm.lab.experiment import SCALES, Experiment, Scale
@@ -209,6 +210,8 @@ def _list(experiment: Experiment[Any], scale: Scale, console: Console) -> None:
     for claim in found["claims"]:
         mark = "*" if claim.id in experiment.core else " "
         threshold = format_threshold(claim.relation, claim.threshold, claim.unit)
-        console.print(f"{mark} [bold]{escape(claim.id)}[/] {escape(claim.statement)}", highlight=False)
-        console.print(f"    [dim]{escape(claim.source)}; claimed {escape(threshold)}[/]", highlight=False)
-        console.print(f"    [dim]reads {escape(', '.join(claim.conditions))}[/]", highlight=False)
+        console.print(f"{mark} [bold]{escape(claim.id)}[/]", highlight=False)
+        details = (
+            f"[dim]{escape(claim.source)}; claimed {escape(threshold)}\nreads {escape(', '.join(claim.conditions))}[/]"
+        )
+        console.print(Padding(f"{escape(claim.statement)}\n{details}", (0, 0, 0, 4)), highlight=False)

@@ -1,7 +1,8 @@
-"""The committed verdicts on biographies: they follow from the committed runs, and the runs from the committed code.
+"""The committed verdicts on biographies: they follow from the committed runs, and these were asked for by this code.
 
 Nothing is trained here. Every number is computed again from the run files, each of which carries a checksum and is
-found by the hash of all that it depends on: experiment, revision, preset, condition, seed and data.
+found by the hash of all that it depends on: experiment, revision, preset, condition, seed, data, and the numerics
+revision, which is that of the record and may precede the present one.
 """
 
 import importlib
@@ -15,6 +16,7 @@ import pytest
 
 from physlm.lab.claims import evaluate
 from physlm.lab.content import content_hash, to_json
+from physlm.lab.provenance import NUMERICS_REVISION
 from physlm.lab.results import without_items
 from physlm.lab.storage import FORMAT_VERSION, load_run, run_hash, run_path
 
@@ -28,7 +30,7 @@ SUPPORTED = ("BIO-1", "BIO-4", "BIO-5")
 
 
 class Record:
-    """A committed verdict and, beside it, what the code says now."""
+    """A committed verdict and, beside it, what the code says now of everything but the numerics."""
 
     def __init__(self, name):
         self.folder = RESULTS / name / SCALE
@@ -44,7 +46,7 @@ class Record:
         self.fingerprints = {seed: self.experiment.data_fingerprint(self.preset, seed) for seed in self.seeds}
 
     def run(self, condition, seed):
-        """A run file, found and verified by the hash that the code gives it today."""
+        """A run file, found and verified by the hash that the code gives it at the record's numerics revision."""
         full_hash = run_hash(
             experiment=self.experiment.name,
             revision=self.experiment.revision,
@@ -53,6 +55,7 @@ class Record:
             options=self.conditions[condition].options,
             seed=seed,
             fingerprint=self.fingerprints[seed],
+            numerics=self.document["numerics"],
         )
         assert self.document["hashes"]["runs"][f"{condition} seed {seed}"] == full_hash
         return load_run(run_path(self.folder / "runs", condition, seed, full_hash), full_hash)
@@ -139,6 +142,17 @@ def test_the_summary_repeats_the_runs(record):
         run = record.run(summary["condition"], summary["seed"])
         assert summary["metrics"] == without_items(dict(run.metrics))
         assert (run.experiment, run.scale) == (record.experiment.name, SCALE)
+        assert run.numerics == record.document["numerics"]
+
+
+def test_a_record_of_earlier_numerics_says_so(record):
+    numerics = record.document["numerics"]
+    report = (record.folder / "report.md").read_text(encoding="utf-8")
+    assert f"numerics revision {numerics}" in report
+    said = "same seeds now give other weights" in report
+    assert said == (numerics < NUMERICS_REVISION), (
+        f"`python -m experiments.{record.experiment.name} --recorded` writes the report again"
+    )
 
 
 def test_the_report_is_there_with_its_plots(record):

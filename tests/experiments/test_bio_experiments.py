@@ -302,7 +302,7 @@ def test_help_shows_scales_and_examples(name, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "finetune/none"], "finetune/multi5+permute"),
+        (["--conditions", "finetune/none"], "finetune/multi5+permute"),
         (["--claims", "BIO-99"], "there are core, all, BIO-1, BIO-2"),
         (["--seeds", str(min(DEVELOPMENT_SEEDS))], "used to choose the presets"),
         (["--development", "--seeds", str(SEED)], "must not be looked at before"),

@@ -241,7 +241,7 @@ def test_what_is_missing_is_said_beforehand_with_its_cost(places):
     assert "TOY-1: all runs are there" in text
     assert "TOY-2: 2 runs to compute" in text
     assert "--claims TOY-1 computes nothing" in text
-    (line,) = (line for line in text.splitlines() if "ladder/half " in line and "as the others" in line)
+    (line,) = (line for line in text.splitlines() if "ladder/half " in line and "no record" in line)
     assert "2 runs" in line
     assert "ladder/full " not in text.split("in all")[0].split("expected time")[1]
     _, text = sweep(places, claims="all")
