@@ -52,10 +52,14 @@ class Derivation:
         """Names of the nodes of a level, from the left; level -1 gives the sentence."""
         return [self.names[level][symbol] for symbol in self.symbols[level]]
 
-    def ancestors(self, level: int) -> NDArray[np.int64]:
-        """Number of the node of `level` above every token, `[len]`: the specification's `p`, counted from 0."""
-        nodes = np.arange(len(self))
-        for parents in reversed(self.parents[level + 1 :]):
+    def ancestors(self, level: int, below: int | None = None) -> NDArray[np.int64]:
+        """Number of the node of `level` above every token, `[len]`: the specification's `p`, counted from 0.
+
+        With `below`, above every node of that level instead, in the order of these nodes.
+        """
+        lowest = len(self.symbols) - 1 if below is None else below
+        nodes = np.arange(len(self.symbols[lowest]))
+        for parents in reversed(self.parents[level + 1 : lowest + 1]):
             nodes = parents[nodes]
         return nodes
 

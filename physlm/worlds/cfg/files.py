@@ -14,7 +14,7 @@ The format, one or more alternatives per line::
 
 - Without numbers the rules of a symbol are equally likely. One symbol has either probabilities or counts.
 - A symbol with unusual characters (bars, brackets, a leading quote or #) is put in quotes: `"''"`, `'#'`.
-- The arrow may also be `-->` or `→`. Recursive grammars are welcome.
+- The arrow may also be `-->` or `→`. Recursive grammars are welcome, empty right-hand sides are not.
 - `unreachable: allowed` accepts symbols that the root cannot reach.
 """
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ Production = tuple[str, tuple[str, ...]]
 """A rule without its probability: parent and children."""
 
 _ARROWS = ("->", "-->", "→")
+_NOTHING = "ε"
 _BARE = r"""[^\s'"|\[\]{}#][^\s|\[\]{}]*"""
 _TOKEN = re.compile(
     rf"""\s+ | (?P<comment>\#.*) | (?P<bar>\|) | (?P<probability>\[[^\]]*\]) | (?P<count>\{{[^}}]*\}})
@@ -61,10 +62,16 @@ class _Table:
         return GrammarError(f"{self.source}{f', line {line}' if line else ''}: {message}")
 
 
-def load(path: Path | str, *, name: str | None = None, minimum_count: int = 1) -> Grammar:
-    """Read a grammar from a file; see `loads`."""
+def load(path: Path | str, *, name: str | None = None, minimum_count: int = 1, layered: bool = False) -> Grammar:
+    """Read a grammar from a file in UTF-8; see `loads`."""
     path = Path(path)
-    return loads(path.read_text(encoding="utf-8"), name=name, minimum_count=minimum_count, source=path.name)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise GrammarError(f"{path.name}, line {line}: the file must be in UTF-8, got the byte {byte:#04x}") from error
+    return loads(text, name=name, minimum_count=minimum_count, layered=layered, source=path.name)
 
 
 def save(grammar: Grammar, path: Path | str) -> None:
@@ -72,13 +79,21 @@ def save(grammar: Grammar, path: Path | str) -> None:
     Path(path).write_text(dumps(grammar), encoding="utf-8")
 
 
-def loads(text: str, *, name: str | None = None, minimum_count: int = 1, source: str = "grammar") -> Grammar:
+def loads(
+    text: str,
+    *,
+    name: str | None = None,
+    minimum_count: int = 1,
+    layered: bool = False,
+    source: str = "grammar",
+) -> Grammar:
     """Read a grammar from text in the format above.
 
     Args:
         text: the whole file.
         name: what to call the grammar, instead of what the text says.
         minimum_count: leave out rules with smaller counts, and then whatever cannot be used any more.
+        layered: refuse grammars that are cyclic or skip levels, as `Parser` does, but with the line.
         source: what errors call the text.
 
     Example:
@@ -95,16 +110,22 @@ def loads(text: str, *, name: str | None = None, minimum_count: int = 1, source:
     stem = source.rsplit(".", 1)[0] or source
     name = name or " ".join(table.directives.get("name", (stem,)))
     root = table.directives.get("root", (next(iter(table.weights))[0],))
+    terminals = table.directives.get("terminals", ())
     try:
         if minimum_count > 1:
-            return from_counts(name, root[0], _counts(table), minimum_count=minimum_count)
-        return Grammar(
-            name=name,
-            root=root[0],
-            rules=_rules(table),
-            terminals=table.directives.get("terminals", ()),
-            allow_unreachable="unreachable" in table.directives,
-        )
+            grammar = from_counts(name, root[0], _counts(table), minimum_count=minimum_count)
+            grammar = replace(grammar, terminals=tuple(t for t in terminals if t in grammar.terminals))
+        else:
+            grammar = Grammar(
+                name=name,
+                root=root[0],
+                rules=_rules(table),
+                terminals=terminals,
+                allow_unreachable="unreachable" in table.directives,
+            )
+        if layered:
+            _ = grammar.layers
+        return grammar
     except GrammarError as error:
         if error.__cause__ is not None or str(error).startswith(f"{source}, line"):
             raise
@@ -113,7 +134,8 @@ def loads(text: str, *, name: str | None = None, minimum_count: int = 1, source:
 
 def dumps(grammar: Grammar) -> str:
     """A grammar as text that `loads` reads back exactly; probabilities are left out where they are uniform."""
-    lines = [f"name: {grammar.name}", f"root: {_quoted(grammar.root)}"]
+    lines = [f"name: {_quoted(grammar.name)}"] if grammar.name else []
+    lines.append(f"root: {_quoted(grammar.root)}")
     lines.append(f"terminals: {' '.join(map(_quoted, grammar.terminals))}")
     if grammar.allow_unreachable:
         lines.append("unreachable: allowed")
@@ -189,6 +211,12 @@ def _tokens(table: _Table, number: int, line: str) -> Iterator[_Token]:
         kind, text = match.lastgroup, str(match[match.lastgroup or 0])
         if kind in ("double", "single"):
             yield _Token("symbol", text)
+        elif text == _NOTHING:
+            raise table.error(
+                number,
+                f"right-hand sides must not be empty, got {_NOTHING}; list the shorter ones that it would make, or put "
+                "it in quotes if it is a symbol",
+            )
         elif kind == "bare":
             yield _Token("arrow" if text in _ARROWS else "symbol", text)
         elif kind == "bar":
@@ -223,7 +251,9 @@ def _read_rules(table: _Table, number: int, tokens: list[_Token], parent: str | 
         left = tokens[: arrows[0]] if arrows else []
         if len(arrows) != 1 or not 1 <= len(left) <= 2 or any(token.kind != "symbol" for token in left):
             got = " ".join(token.text for token in tokens)
-            raise table.error(number, f"a rule must read 'PARENT -> CHILD CHILD …' with one arrow, got '{got}'")
+            raise table.error(
+                number, f"a rule must read 'PARENT -> CHILD CHILD …' with one arrow between spaces, got '{got}'"
+            )
         parent = left[-1].text
         leading = left[0] if len(left) == 2 else None
         alternatives = _split(tokens[arrows[0] + 1 :])
@@ -317,9 +347,12 @@ def _line_of(table: _Table, error: GrammarError) -> int | None:
 
 
 def _quoted(symbol: str) -> str:
-    if re.fullmatch(_BARE, symbol) and symbol not in _ARROWS:
+    if re.fullmatch(_BARE, symbol) and symbol not in (*_ARROWS, _NOTHING):
         return symbol
     for quote in ('"', "'"):
-        if quote not in symbol:
+        if quote not in symbol and len(symbol.splitlines()) == 1:
             return f"{quote}{symbol}{quote}"
-    raise ValueError(f"a symbol must not hold both kinds of quotes to be written to a file, got {symbol!r}; rename it")
+    raise ValueError(
+        "a symbol or name must not hold both kinds of quotes, or a line break, to be written to a file, "
+        f"got {symbol!r}; rename it"
+    )

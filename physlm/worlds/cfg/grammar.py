@@ -58,6 +58,9 @@ class Grammar:
         object.__setattr__(self, "rules", tuple(self.rules))
         if not self.rules:
             raise GrammarError(f"grammar {self.name!r} must have at least one rule, got none")
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise GrammarError(f"rules of {self.name!r} must be of class Rule, got {rule!r}")
         if self.root not in self.rules_of:
             raise GrammarError(
                 f"the root of {self.name} must be the parent of a rule, one of {' '.join(self.nonterminals)}, "

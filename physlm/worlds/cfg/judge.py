@@ -11,7 +11,9 @@ Specification, §2.2 ("fast membership") and §2.3 in the boolean semiring; Earl
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Sequence
+from operator import index
 from typing import TypeAlias
 
 import numpy as np
@@ -57,8 +59,11 @@ class Judge:
 
         Returns:
             For a sentence that stops too early, the position after its last token.
+
+        Raises:
+            TypeError: if the tokens are no flat list of whole numbers.
         """
-        numbers = [int(token) for token in tokens]
+        numbers = as_integers(tokens)
         meanings = [self._meanings[n - 1] if 1 <= n <= len(self._meanings) else frozenset[str]() for n in numbers]
         find = _earley if self._order is None else _without_recursion
         wrong, possible, is_sentence = find(self._grammar, self._order or (), meanings)
@@ -76,6 +81,19 @@ class Judge:
             got = " or ".join(sorted(meanings[wrong]))
             reason = f"token {wrong + skip} must be {allowed} after what precedes it, got {got}"
         return Judgement(False, wrong + skip, reason)
+
+
+def as_integers(tokens: Sequence[int] | NDArray[np.integer]) -> list[int]:
+    """Tokens as plain integers.
+
+    Raises:
+        TypeError: anything but a flat list of whole numbers; they are not rounded.
+    """
+    try:
+        return [index(token) for token in tokens]
+    except TypeError:
+        message = f"tokens must be a flat list of token ids, got {reprlib.repr(tokens)}"
+        raise TypeError(message) from None
 
 
 def _parents_first(grammar: Grammar) -> tuple[str, ...] | None:

@@ -22,6 +22,8 @@ from physlm.worlds.cfg.rule import GrammarError, Rule
 if TYPE_CHECKING:
     from physlm.worlds.cfg.grammar import Grammar
 
+_ENDLESS = 2**40  # no sentence is as long; lengths of deep grammars would overflow
+
 
 @dataclass(frozen=True, eq=False)
 class Layers:
@@ -34,8 +36,8 @@ class Layers:
         children: indices within level l + 1, padded with -1, `[R_l, M_l]`.
         lengths: number of children, `[R_l]`.
         probabilities: of the rule given its parent, `[R_l]`.
-        shortest: fewest terminals below each symbol, `[S_l]`, for every level (1 for terminals).
-        longest: most terminals below each symbol, `[S_l]`, for every level.
+        shortest: fewest terminals below each symbol, `[S_l]`, for every level (1 for terminals); 2**40 if it is more.
+        longest: most terminals below each symbol, `[S_l]`, for every level; likewise.
     """
 
     symbols: tuple[tuple[str, ...], ...]
@@ -97,7 +99,7 @@ def _spans(
     spans = [np.ones(terminals, dtype=np.int64)]
     for rules, starts in zip(reversed(children), reversed(first), strict=True):
         padded = np.append(spans[-1], 0)  # so that the padding -1 adds nothing
-        spans.append(choose.reduceat(padded[rules].sum(axis=1), starts[:-1]))
+        spans.append(np.minimum(choose.reduceat(padded[rules].sum(axis=1), starts[:-1]), _ENDLESS))
     return tuple(reversed(spans))
 
 
@@ -136,7 +138,7 @@ def _heights(grammar: Grammar) -> dict[str, int]:
                         raise GrammarError(
                             f"rule '{rule}' of {grammar.name} skips a level: {child!r} is {heights[child]} above the "
                             f"terminals, but {first.children[0]!r} in '{first}' is {expected}; all children of a "
-                            "layered grammar lie one level below their parent",
+                            "layered grammar lie one level below their parent (GeneralParser takes any grammar)",
                             rule=rule,
                             symbol=child,
                         )
@@ -157,7 +159,7 @@ def _cycle(grammar: Grammar, unresolved: list[str]) -> GrammarError:
     closing = path[loop[-1]]
     return GrammarError(
         f"rule '{closing}' makes {grammar.name} cyclic: {' → '.join([*loop, symbol])}; "
-        "a layered grammar is needed here, in which no symbol contains itself",
+        "a layered grammar is needed here, in which no symbol contains itself (GeneralParser takes any grammar)",
         rule=closing,
         symbol=symbol,
     )

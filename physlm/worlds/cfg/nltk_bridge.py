@@ -78,7 +78,10 @@ def from_nltk(
     Raises:
         GrammarError: whatever `Grammar` refuses, or a word with the same name as a nonterminal.
     """
-    from nltk.grammar import PCFG, Nonterminal
+    from nltk.grammar import CFG, PCFG, Nonterminal
+
+    if not isinstance(grammar, CFG):
+        raise TypeError(f"grammar must be an nltk.CFG or nltk.PCFG, got {grammar!r}; read text with files.loads")
 
     def text(symbol: Any) -> str:
         return str(symbol.symbol()) if isinstance(symbol, Nonterminal) else str(symbol)

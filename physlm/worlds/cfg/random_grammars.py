@@ -46,6 +46,8 @@ class RandomGrammarConfig:
     distinct: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise TypeError(f"seed must be an int, got {self.seed!r}")
         for name in ("sizes", "degrees", "lengths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.sizes) < 2 or self.sizes[0] != 1 or min(self.sizes) < 1:

@@ -47,9 +47,14 @@ def weights_of(sentence: Sentence, terminals: int, name: str) -> NDArray[np.floa
             raise ValueError(f"weights must be finite and ≥ 0, got {weights[position].tolist()} at position {position}")
         return weights
     if array.ndim != 1 or array.dtype.kind not in "iu":
+        several = (
+            "methods that take many sentences need a list of them"
+            if array.ndim == 0
+            else "for several sentences use the methods that take many"
+        )
         raise ValueError(
             f"a sentence must be a list of token ids, or a matrix of weights in floats, got {array.dtype} of shape "
-            f"{array.shape}; for several sentences use the methods that take many"
+            f"{array.shape}; {several}"
         )
     is_known = (array >= 0) & (array < terminals + 3)
     if not is_known.all():

@@ -20,7 +20,7 @@ from physlm.data.contract import IntArray, Judgement, Sample, Samples, hash_samp
 from physlm.randomness import Key
 from physlm.worlds.cfg.config import CFGConfig
 from physlm.worlds.cfg.derivation import Derivation, Forest
-from physlm.worlds.cfg.judge import Judge
+from physlm.worlds.cfg.judge import Judge, as_integers
 from physlm.worlds.cfg.marks import insert_begin, make_marks, mark_names
 from physlm.worlds.cfg.sampling import Sampler
 
@@ -175,14 +175,18 @@ class CFGWorld:
 
         Returns:
             If wrong, the position of the first token after which no sentence of the language is possible.
+
+        Raises:
+            TypeError: if the tokens are no flat list of whole numbers.
         """
         del truth
+        document = as_integers(tokens)
         if not self.config.bos:
-            return self._judge.judge(tokens)
-        if not len(tokens) or tokens[0] != _BOS:
-            got = f"token {tokens[0]}" if len(tokens) else "nothing"
+            return self._judge.judge(document)
+        if document[:1] != [_BOS]:
+            got = f"token {document[0]}" if document else "nothing"
             return Judgement(False, 0, f"a document must open with BOS ({_BOS}), got {got}")
-        return self._judge.judge(tokens[1:], skip=1)
+        return self._judge.judge(document[1:], skip=1)
 
     def fingerprint(self) -> str:
         """Hash of the config, of the rules and of the first documents of every split."""

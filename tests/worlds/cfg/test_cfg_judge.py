@@ -143,6 +143,20 @@ def test_reasons_say_what_was_possible():
     assert checker.judge([3], skip=1).position == 1
 
 
+@pytest.mark.parametrize("tokens", [[1.7], "12", None, 3, [[1, 2], [3]], np.array([1.0, 2.0]), [np.nan], ["1"]])
+def test_only_whole_numbers_are_judged(tokens):
+    checker = Judge(grammar("cfg3b"))
+    with pytest.raises(TypeError, match="tokens must be a flat list of token ids, got "):
+        checker.judge(tokens)
+
+
+def test_numbers_of_any_kind_are_judged():
+    checker, tokens = Judge(grammar("cfg3b")), 1 + Sampler(grammar("cfg3b")).fixed("A").symbols[-1]
+    for same in (tokens.tolist(), tuple(tokens), tokens.astype(np.uint8)):
+        assert checker.judge(same)
+    assert checker.judge([2**70]).position == 0
+
+
 def test_observables_can_stand_for_several_terminals():
     g = Grammar(name="pair", root="S", rules=(Rule("S", ("a", "b"), 1.0),))
     # Observable 1 is an "a", 2 either, 3 a "b", 4 nothing.

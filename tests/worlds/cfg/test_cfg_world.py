@@ -297,6 +297,8 @@ def test_empty_and_repeated_indices(world, indices):
         (lambda w: w.render("test", np.zeros((1, 1), int)), ValueError, "indices must be a flat array of integers"),
         (lambda w: w.render("test", np.zeros(1)), ValueError, "indices must be a flat array of integers"),
         (lambda w: w.render("test", np.zeros(1, int), ("end_7",)), ValueError, "marks must be among role, .* 'end_7'"),
+        (lambda w: w.check(None, [0, 1.5]), TypeError, r"a flat list of token ids, got \[0, 1\.5\]"),
+        (lambda w: w.check(None, None), TypeError, "a flat list of token ids, got None"),
     ],
 )
 def test_bad_requests_are_named(use, error, message):

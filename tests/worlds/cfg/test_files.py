@@ -48,6 +48,8 @@ def test_the_format():
         ("S --> a b", {"S → a b": 1.0}),
         ("S → a | b", {"S → a": 0.5, "S → b": 0.5}),
         ("S->a", None),
+        ("S ::= a", None),
+        ("S -> 'ε' a", {"S → ε a": 1.0}),
         ("S -> a|b", {"S → a": 0.5, "S → b": 0.5}),
         ("S -> a[0.5]|b[.5]", {"S → a": 0.5, "S → b": 0.5}),
         ("S -> a {1}\nS -> b {3}", {"S → a": 0.25, "S → b": 0.75}),
@@ -65,7 +67,7 @@ def test_the_format():
 )
 def test_a_text_means_these_rules(text, expected):
     if expected is None:
-        with pytest.raises(GrammarError, match="line 1: a rule must read"):
+        with pytest.raises(GrammarError, match=r"line 1: a rule must read .* with one arrow between spaces"):
             loads(text)
     else:
         assert rules_of(text) == expected
@@ -114,6 +116,7 @@ def test_a_text_means_these_rules(text, expected):
         ("S -> 'a", 1, ["quote", '"\'a"', "column 6"]),
         ("S -> a ]", 1, ["bracket", "']'", "column 8"]),
         ("S -> ''", 1, ["quotes", "column 6"]),
+        ("S -> a S\n   | ε", 2, ["must not be empty", "got ε", "in quotes"]),
     ],
 )
 def test_a_mistake_is_reported_with_its_line(text, line, words):
@@ -123,6 +126,39 @@ def test_a_mistake_is_reported_with_its_line(text, line, words):
     assert message.startswith(f"my.txt, line {line}: " if line else "my.txt: ")
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("S -> A b\nA -> S a\n   | a", ["line 2: ", "rule 'A → S a'", "cyclic: S → A → S", "GeneralParser"]),
+        ("S -> A B\nA -> a\nB -> a A", ["line 3: ", "rule 'B → a A'", "skips a level", "GeneralParser"]),
+        ("unreachable: allowed\nS -> A\nA -> a\n\nT -> A A", ["line 5: ", "must hold the root 'S' alone"]),
+    ],
+)
+def test_a_grammar_that_must_be_layered_is_refused_with_the_line(text, words, tmp_path):
+    (tmp_path / "my.txt").write_text(text, encoding="utf-8")
+    assert load(tmp_path / "my.txt") == loads(text, name="my")
+    with pytest.raises(GrammarError) as error:
+        load(tmp_path / "my.txt", layered=True)
+    for word in ["my.txt, ", *words]:
+        assert word in str(error.value)
+    assert loads("S -> A A\nA -> a", layered=True).layers.sizes == (1, 1, 1)
+
+
+def test_files_of_other_editors(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_bytes("\ufeffroot: S\r\nS -> a b\r\n".encode())
+    assert load(path).root == "S"
+    path.write_bytes("S -> a\n  | é".encode("latin-1"))
+    with pytest.raises(GrammarError, match=r"^my\.txt, line 2: the file must be in UTF-8, got the byte 0xe9"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["", "my grammar", "two  spaces", "a|b [x]", "#1", "it's", "->"])
+def test_any_name_survives_being_written(name):
+    it = Grammar.of(name, "S", {"S": [["a", "ε"]]})
+    assert loads(dumps(it), source=name) == it if name else loads(dumps(it)).rules == it.rules
 
 
 def test_unreachable_symbols_can_be_allowed():
@@ -166,6 +202,8 @@ def test_what_is_written_is_read_back_exactly(it):
 def test_a_symbol_with_both_quotes_cannot_be_written():
     with pytest.raises(ValueError, match="both kinds of quotes"):
         dumps(Grammar.of("g", "S", {"S": [["|'\""]]}))
+    with pytest.raises(ValueError, match="or a line break"):
+        dumps(Grammar.of("two\nlines", "S", {"S": [["a"]]}))
 
 
 def test_the_name_comes_from_the_file(tmp_path):
@@ -207,6 +245,10 @@ def test_rare_rules_are_dropped_with_what_they_leave_useless(minimum):
     }
     assert it.terminals == ("n", "i", "v")
     assert not it.allow_unreachable
+    ordered = loads("terminals: w z x v i n\n" + COUNTS, minimum_count=minimum)
+    assert ordered.terminals == ("v", "i", "n")  # those that are left, in the order asked for
+    with pytest.raises(GrammarError, match="line 8: symbol 'i' of 'PP → i NP' is unproductive"):
+        loads("terminals: v n x z w\n" + COUNTS, minimum_count=minimum)
 
 
 def test_counts_without_a_minimum_are_all_kept():

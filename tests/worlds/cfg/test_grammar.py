@@ -61,6 +61,11 @@ def test_a_bad_rule_is_refused(rule, words):
     [
         (lambda: of({}), ["at least one rule"], None),
         (lambda: of({"S": ["A"], "A": []}), ["at least one rule", "none for 'A'"], None),
+        (
+            lambda: Grammar(name="bad", root="S", rules=(("S", ("a",), 1.0),)),
+            ["class Rule", "('S', ('a',), 1.0)"],
+            None,
+        ),
         (lambda: Grammar.of("bad", "S", {"S": ["ab"]}), ["list of symbols", "'ab'"], None),
         (lambda: of({"A": ["a"]}), ["root", "'S'", "A"], None),
         (lambda: of({"S": ["a"], "B": ["b"]}), ["'B' is unreachable", "'B → b' is never used"], "B → b"),
@@ -95,7 +100,7 @@ def test_a_bad_grammar_is_refused_with_the_rule(make, words, rule):
 @pytest.mark.parametrize(
     ("rules", "words", "rule"),
     [
-        ({"S": ["a S", "a"]}, ["cyclic", "S → S", "'S → a S'"], "S → a S"),
+        ({"S": ["a S", "a"]}, ["cyclic", "S → S", "'S → a S'", "GeneralParser takes any grammar"], "S → a S"),
         ({"S": ["A"], "A": ["B a"], "B": ["b", "A"]}, ["cyclic", "A → B → A", "'B → A'"], "B → A"),
         ({"S": ["A a"], "A": ["b"]}, ["skips a level", "'S → A a'", "'a' is 0", "'A' in 'S → A a' is 1"], "S → A a"),
         ({"S": ["A", "a"], "A": ["b"]}, ["skips a level", "'S → a'", "'A' in 'S → A' is 1"], "S → a"),
@@ -116,6 +121,14 @@ def test_a_second_symbol_as_high_as_the_root_is_refused():
     two_roots = of({"S": ["A"], "A": ["a"], "T": ["A A"]}, allow_unreachable=True)
     with pytest.raises(GrammarError, match=r"level 0 of bad must hold the root 'S' alone.*'T → A A'"):
         _ = two_roots.layers
+
+
+def test_lengths_of_very_deep_grammars_do_not_overflow():
+    depth = 70
+    rules = {f"N{level}": [[f"N{level + 1}"], [f"N{level + 1}"] * 2] for level in range(depth)}
+    layers = Grammar.of("deep", "N0", {**rules, f"N{depth}": [["a"]]}).layers
+    assert (layers.shortest[0].tolist(), layers.longest[0].tolist()) == ([1], [2**40])
+    assert [int(layers.longest[depth - level][0]) for level in range(4)] == [1, 2, 4, 8]
 
 
 def test_unreachable_symbols_keep_their_level_when_allowed():

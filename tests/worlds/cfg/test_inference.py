@@ -235,7 +235,7 @@ BAD_INPUT = [
     ([[0.1, 0.2], [0.3, 0.1]], "weights must have one column per terminal of cfg3b, 3, got 2"),
     ([[0.5, 0.5, 0], [0, -1, 0]], r"weights must be finite and ≥ 0, got \[0.0, -1.0, 0.0\] at position 1"),
     ([[np.nan, 0, 0]], "weights must be finite and ≥ 0"),
-    (3, "a sentence must be a list of token ids"),
+    (3, r"a sentence must be a list of token ids.* got int64 of shape \(\); methods that take many sentences need a"),
     (["3", "1"], "a sentence must be a list of token ids"),
 ]
 
@@ -266,6 +266,12 @@ def test_other_bad_input_is_refused():
     for parser in (Parser, DenseParser):
         with pytest.raises(ValueError, match="S → a S"):
             parser(recursive)
+
+
+def test_one_sentence_where_many_are_wanted_is_refused():
+    for method in (Parser(grammar("cfg3b")).accepts, DenseParser(grammar("cfg3b")).accepts):
+        with pytest.raises(ValueError, match="methods that take many sentences need a list of them"):
+            method([3, 2, 3])
 
 
 def test_the_dense_parser_says_when_it_is_at_its_end():

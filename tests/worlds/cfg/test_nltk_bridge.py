@@ -112,6 +112,11 @@ def test_what_nltk_accepts_and_we_do_not(text, words):
         assert word in str(error.value)
 
 
+def test_text_is_no_grammar_of_nltk():
+    with pytest.raises(TypeError, match=r"nltk\.CFG or nltk\.PCFG, got \"S -> 'a'\"; read text with files\.loads"):
+        from_nltk("S -> 'a'")
+
+
 def test_nearly_right_probabilities_have_to_be_normalized_on_purpose():
     rough = PCFG.fromstring("S -> 'a' [0.333] | 'b' [0.333] | 'c' [0.333]")
     with pytest.raises(GrammarError, match=r"'S' must sum to 1, got 0\.999"):

@@ -159,6 +159,12 @@ def test_what_cannot_be_asked_for(settings, message):
         RandomGrammarConfig(seed=0, **settings)
 
 
+@pytest.mark.parametrize("seed", ["0", 1.0, None, True])
+def test_a_seed_is_an_integer(seed):
+    with pytest.raises(TypeError, match=f"seed must be an int, got {seed!r}"):
+        ladder("b", seed=seed)
+
+
 def test_an_unknown_difficulty_is_refused():
     with pytest.raises(ValueError, match="one of b, i, h, g, f, got 'z'"):
         ladder("z", seed=0)
