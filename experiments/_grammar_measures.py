@@ -8,25 +8,21 @@ Shapes: N tokens of a sentence, V tokens that sentences are made of.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from experiments._grammars import SMALL_RECIPE, device
+from experiments import _grammars
+from experiments._grammars import SMALL_RECIPE
 from experiments._predictions import divergence, log_probabilities
 from physlm.data.contract import IntArray
-from physlm.data.streams import PackedStream, Source
 from physlm.lab import Workspace
 from physlm.lab.experiment import Scale
 from physlm.models.positions import Deberta, PositionConfig, Rotary
 from physlm.models.transformer import Transformer, TransformerConfig
-from physlm.randomness import Key
-from physlm.training.loop import train
 from physlm.training.recipe import Recipe
 from physlm.worlds.cfg.world import CFGWorld
 
@@ -131,35 +127,17 @@ def fit(
         The model; its learning curve, with what `evaluate` says of the model at every point; and the CPU seconds of a
         step, evaluations aside.
     """
-    torch.set_num_threads(training.threads)
-    model = Transformer(training.config(world.vocab_size), seed=seed).to(device())
-    stream = PackedStream(
-        [Source(world, "train")],
-        context=training.context,
+    model, records, seconds = _grammars.fit(
+        workspace,
+        world,
+        training.config(world.vocab_size),
+        seed,
+        evaluate,
         batch_size=training.batch_size,
-        key=Key.of("packing", seed),
-        overflow="continue",
+        recipe=training.recipe,
+        log_points=training.log_points,
+        threads=training.threads,
     )
-    evaluating_seconds = 0.0
-
-    def measured() -> Mapping[str, Any]:
-        nonlocal evaluating_seconds
-        begin = time.process_time()
-        found = evaluate(model)
-        evaluating_seconds += time.process_time() - begin
-        return found
-
-    begin = time.process_time()
-    records = train(
-        model,
-        stream,
-        training.recipe,
-        evaluate=measured,
-        log_every=max(1, training.recipe.steps // training.log_points),
-        folder=workspace.scratch / "training",
-        progress=workspace.progress,
-    )
-    seconds = (time.process_time() - begin - evaluating_seconds) / training.recipe.steps
     return model, [{key: value for key, value in row.items() if key != "learning_rate"} for row in records], seconds
 
 

@@ -13,7 +13,7 @@ Source: Physics of Language Models, part 1, §3 and App. A, B; definitions in it
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -121,49 +121,79 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def learn(
-    workspace: Workspace, preset: GrammarPreset, world: CFGWorld, config: TransformerConfig, seed: int
+def fit(
+    workspace: Workspace,
+    world: CFGWorld,
+    config: TransformerConfig,
+    seed: int,
+    evaluate: Callable[[Transformer], Mapping[str, Any]],
+    *,
+    batch_size: int,
+    recipe: Recipe,
+    log_points: int,
+    threads: int,
 ) -> tuple[Transformer, list[dict[str, Any]], float]:
-    """Train a model on fresh sentences.
+    """Train a model on fresh sentences of a world.
 
     Returns:
-        The model, its log with the learning curve, and the CPU seconds of a step without evaluations.
+        The model; its log, with what `evaluate` says of the model at every point; and the CPU seconds of a step,
+        evaluations aside.
     """
-    torch.set_num_threads(preset.threads)
+    torch.set_num_threads(threads)
     model = Transformer(config, seed=seed).to(device())
     stream = PackedStream(
         [Source(world, "train")],
-        context=preset.context,
-        batch_size=preset.batch_size,
+        context=config.context,
+        batch_size=batch_size,
         key=Key.of("packing", seed),
         overflow="continue",
     )
-    parser, test = Parser(world.grammar), test_sentences(world, preset.curve_sentences)
     spent = 0.0
 
-    def curve() -> dict[str, Any]:
+    def measured() -> Mapping[str, Any]:
         nonlocal spent
         started = time.process_time()
-        measured = {
-            "divergence": float(np.mean(divergences(model, parser, test, world.bos))),
-            "accuracy": float(
-                completion_accuracy(model, world, parser, test, preset.cuts[-1], Key.of("curve", seed)).mean()
-            ),
-        }
+        found = evaluate(model)
         spent += time.process_time() - started
-        return measured
+        return found
 
     started = time.process_time()
     records = train(
         model,
         stream,
-        preset.recipe,
-        evaluate=curve,
-        log_every=max(1, preset.recipe.steps // preset.log_points),
+        recipe,
+        evaluate=measured,
+        log_every=max(1, recipe.steps // log_points),
         folder=workspace.scratch / "training",
         progress=workspace.progress,
     )
-    return model, records, (time.process_time() - started - spent) / preset.recipe.steps
+    return model, records, (time.process_time() - started - spent) / recipe.steps
+
+
+def learn(
+    workspace: Workspace, preset: GrammarPreset, world: CFGWorld, config: TransformerConfig, seed: int
+) -> tuple[Transformer, list[dict[str, Any]], float]:
+    """Train a model on sentences of the grammar as they are, with divergence and accuracy as its learning curve."""
+    parser, test = Parser(world.grammar), test_sentences(world, preset.curve_sentences)
+
+    def curve(model: Transformer) -> dict[str, Any]:
+        right = completion_accuracy(model, world, parser, test, preset.cuts[-1], Key.of("curve", seed))
+        return {
+            "divergence": float(np.mean(divergences(model, parser, test, world.bos))),
+            "accuracy": float(right.mean()),
+        }
+
+    return fit(
+        workspace,
+        world,
+        config,
+        seed,
+        curve,
+        batch_size=preset.batch_size,
+        recipe=preset.recipe,
+        log_points=preset.log_points,
+        threads=preset.threads,
+    )
 
 
 def test_sentences(world: CFGWorld, count: int) -> list[IntArray]:
