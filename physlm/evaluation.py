@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from physlm.data.contract import IntArray, Samples
+from physlm.models.checks import require_id, token_arrays
 from physlm.models.decoding import evaluating, log_normaliser
 from physlm.models.transformer import Layout, Transformer
 
@@ -66,11 +67,12 @@ def answer_matches(
         One truth value per question.
 
     Raises:
-        ValueError: if the model is bidirectional, a prompt is empty, or prompts and answers differ in number.
+        ValueError: if the model is bidirectional, a prompt or answer is no 1-D array of token ids, a prompt is empty,
+            or prompts and answers differ in number.
     """
     _require_causal(model, True)
-    _check_pairs(prompts, answers)
-    end = np.array([stop], dtype=np.int64)
+    prompts, answers = _checked_pairs(model, prompts, "answers", answers)
+    end = np.array([require_id("stop", stop, model.config.vocab_size)])
     right, answer_offsets = _at_continuations(model, prompts, answers, end, batch_size, _is_argmax)
     return _all_right(right.astype(bool), answer_offsets)
 
@@ -93,7 +95,7 @@ def first_token_matches(
         ValueError: if the model is bidirectional, a prompt or answer is empty, or they differ in number.
     """
     _require_causal(model, True)
-    _check_pairs(prompts, answers)
+    prompts, answers = _checked_pairs(model, prompts, "answers", answers)
     for i, answer in enumerate(answers):
         if len(answer) == 0:
             raise ValueError(f"an answer must have at least one token, got none in answer {i}")
@@ -134,7 +136,7 @@ def score(
         ValueError: if the model is bidirectional, a prompt is empty, or prompts and continuations differ in number.
     """
     _require_causal(model, True)
-    _check_pairs(prompts, continuations)
+    prompts, continuations = _checked_pairs(model, prompts, "continuations", continuations)
     end = np.zeros(0, dtype=np.int64)
     values, offsets = _at_continuations(model, prompts, continuations, end, batch_size, _log_probabilities)
     return [values[start:end].copy() for start, end in pairwise(offsets)]
@@ -164,16 +166,19 @@ def masked_answer_matches(
         ValueError: if the model is causal, or masks do not fit the documents or hide nothing.
     """
     _require_causal(model, False)
-    if len(documents) != len(answer_masks):
-        raise ValueError(f"every document needs a mask, got {len(documents)} documents and {len(answer_masks)} masks")
-    for i, (document, mask) in enumerate(zip(documents, answer_masks, strict=True)):
-        if len(document) != len(mask) or not np.any(mask):
+    require_id("mask_id", mask_id, model.config.vocab_size)
+    documents = token_arrays("documents", documents, model.config.vocab_size)
+    masks = [np.asarray(mask) for mask in answer_masks]
+    if len(documents) != len(masks):
+        raise ValueError(f"every document needs a mask, got {len(documents)} documents and {len(masks)} masks")
+    for i, (document, mask) in enumerate(zip(documents, masks, strict=True)):
+        if mask.dtype != bool or document.shape != mask.shape or not mask.any():
             raise ValueError(
                 f"mask {i} must have one truth value for each of {len(document)} tokens, at least one of them true; "
-                f"got {len(mask)} values, {np.count_nonzero(mask)} true"
+                f"got {mask.dtype} of shape {mask.shape}, {np.count_nonzero(mask)} true"
             )
     tokens, offsets = _end_to_end(documents)
-    asked = np.concatenate([np.zeros(0, dtype=bool), *answer_masks]).astype(bool)
+    asked = np.concatenate([np.zeros(0, dtype=bool), *masks])
     right = _are_most_likely(model, np.where(asked, mask_id, tokens), offsets, asked, tokens[asked], batch_size)
     hidden_before = np.append(0, np.cumsum(asked))[offsets]
     return _all_right(right, hidden_before)
@@ -203,6 +208,7 @@ def token_matches(
         ValueError: if the model is bidirectional or `select` is not aligned with the tokens.
     """
     _require_causal(model, True)
+    require_id("bos", bos, model.config.vocab_size)
     if select.shape != samples.tokens.shape or select.dtype != bool:
         raise ValueError(
             f"select must be {len(samples.tokens)} truth values aligned with the tokens, "
@@ -226,12 +232,17 @@ def _require_causal(model: Transformer, causal: bool) -> None:
         )
 
 
-def _check_pairs(prompts: Sequence[IntArray], answers: Sequence[IntArray]) -> None:
-    if len(prompts) != len(answers):
-        raise ValueError(f"every prompt needs an answer, got {len(prompts)} prompts and {len(answers)} answers")
-    for i, prompt in enumerate(prompts):
+def _checked_pairs(
+    model: Transformer, prompts: Sequence[IntArray], name: str, answers: Sequence[IntArray]
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Prompts and what follows each of them, which errors call `name`."""
+    asked, given = (token_arrays(*part, model.config.vocab_size) for part in (("prompts", prompts), (name, answers)))
+    if len(asked) != len(given):
+        raise ValueError(f"every prompt needs an answer, got {len(asked)} prompts and {len(given)} answers")
+    for i, prompt in enumerate(asked):
         if len(prompt) == 0:
             raise ValueError(f"a prompt must have at least one token, got none in prompt {i}")
+    return asked, given
 
 
 def _end_to_end(arrays: Sequence[IntArray]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -3,9 +3,9 @@
     python scripts/check_parity.py           write results/parity.json and the tables of docs/parity.md
     python scripts/check_parity.py --check   only say whether the page shows what the file records (1 if not)
 
-On a CPU, in about half a minute. Weights are random, biases and norms away from their trivial start, and of a size
-that keeps hidden states near one, so that every part counts. Rounding alone is measured beside: how far our own logits
-are from our own in float32.
+On one core of a CPU, in about a minute. Weights are random, biases and norms away from their trivial start, and of a
+size that keeps hidden states near one, so that every part counts. Rounding alone is measured beside: how far our own
+logits are from our own in float32.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ ROOT = Path(__file__).parents[1]
 RECORD, PAGE = ROOT / "results" / "parity.json", ROOT / "docs" / "parity.md"
 TABLE = re.compile(r"(<!-- parity: (?P<name>\w+) -->\n).*?(<!-- parity: end -->)", re.DOTALL)
 
-VOCABULARY, CONTEXT, ROWS = 1000, 64, 4
+VOCABULARY, CONTEXT = 1000, 512
+WINDOWS = ((4, 64), (1, CONTEXT))
+"""Rows and tokens in each, of what is read; a long one because far positions are where angles and tables may differ."""
 SMALL = {"layers": 4, "heads": 2, "width": 128}
 MODELS: dict[str, dict[str, Any]] = {
     "GPT": SMALL,
@@ -66,7 +68,7 @@ def record() -> dict[str, Any]:
     return {
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         "device": "CPU",
-        "tokens": ROWS * CONTEXT,
+        "windows": [{"rows": rows, "tokens": tokens} for rows, tokens in WINDOWS],
         "vocab_size": VOCABULARY,
         "rows": [row for name in MODELS for row in measured(name)],
         "no_counterpart": dict(unmatched()),
@@ -80,7 +82,7 @@ def config_of(name: str) -> TransformerConfig:
 
 
 def measured(name: str) -> Iterator[dict[str, Any]]:
-    """Errors in both directions, in all precisions."""
+    """Errors in both directions, in all precisions, in short windows and long ones."""
     key = Key.of("parity", name)
     generator = torch.Generator().manual_seed(key.low)
     config = config_of(name)
@@ -89,31 +91,35 @@ def measured(name: str) -> Iterator[dict[str, Any]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key.low)
         fresh = disturbed(type(theirs)(theirs.config), generator).eval()
-    tokens = torch.randint(VOCABULARY, (ROWS, CONTEXT), generator=generator)
+    windows = [torch.randint(VOCABULARY, window, generator=generator) for window in WINDOWS]
     for direction, source in (("to_transformers", ours), ("from_transformers", fresh)):
-        exact = torch.empty(0)
+        exact: dict[int, torch.Tensor] = {}
         for precision in PRECISIONS:
             converted = in_precision(source, precision)
             our, their = (
                 (converted, to_transformers(converted)) if source is ours else (from_transformers(converted), converted)
             )
-            with torch.inference_mode():
-                logits, their_logits = our(tokens).float(), their(tokens).logits.float()
-            exact = logits if precision == torch.float32 else exact
-            error = (logits - their_logits).abs()
-            yield {
-                "preset": name,
-                "changes": {field: value for field, value in MODELS[name].items() if MODELS[name] is not SMALL},
-                "shape": f"{config.layers}L{config.width}D",
-                "parameters": parameter_count(config),
-                "family": their.config.model_type,
-                "direction": direction,
-                "precision": str(precision).removeprefix("torch."),
-                "max_error": error.max().item(),
-                "mean_error": error.mean().item(),
-                "own_max_error": (logits - exact).abs().max().item(),
-                "largest_logit": exact.abs().max().item(),
-            }
+            for tokens in windows:
+                length = tokens.shape[1]
+                with torch.inference_mode():
+                    logits, their_logits = our(tokens).float(), their(tokens).logits.float()
+                if precision == torch.float32:
+                    exact[length] = logits
+                error = (logits - their_logits).abs()
+                yield {
+                    "preset": name,
+                    "changes": {field: value for field, value in MODELS[name].items() if MODELS[name] is not SMALL},
+                    "shape": f"{config.layers}L{config.width}D",
+                    "parameters": parameter_count(config),
+                    "family": their.config.model_type,
+                    "direction": direction,
+                    "precision": str(precision).removeprefix("torch."),
+                    "window": length,
+                    "max_error": error.max().item(),
+                    "mean_error": error.mean().item(),
+                    "own_max_error": (logits - exact[length]).abs().max().item(),
+                    "largest_logit": exact[length].abs().max().item(),
+                }
 
 
 def in_precision(model: Any, precision: torch.dtype) -> Any:
@@ -151,15 +157,14 @@ def filled(page: str, found: dict[str, Any]) -> str:
 
 
 def errors_table(found: dict[str, Any]) -> str:
-    """One line for each preset and precision: the larger of both directions."""
-    lines = [
-        "| preset | shape | family | precision | largest error | mean error | rounding alone | largest logit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """One line for each preset, precision and window: the larger of both directions."""
+    columns = ["preset", "shape", "family", "precision", "window"]
+    columns += ["largest error", "mean error", "rounding alone", "largest logit"]
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for row in found["rows"]:
-        groups.setdefault((row["preset"], row["precision"]), []).append(row)
-    for (name, precision), rows in groups.items():
+        groups.setdefault((row["preset"], row["precision"], row["window"]), []).append(row)
+    for (name, precision, window), rows in groups.items():
         first = rows[0]
         changes = "".join(f", {field}={value}" for field, value in first["changes"].items())
         numbers = [
@@ -168,11 +173,12 @@ def errors_table(found: dict[str, Any]) -> str:
         largest, mean, own, logit = numbers
         alone = f"{own:.1e}" if own else "–"
         lines.append(
-            f"| {name}{changes} | {first['shape']} | {first['family']} | {precision} "
+            f"| {name}{changes} | {first['shape']} | {first['family']} | {precision} | {window} "
             f"| {largest:.1e} | {mean:.1e} | {alone} | {logit:.1f} |"
         )
+    read = " and ".join(f"{window['rows']} × {window['tokens']}" for window in found["windows"])
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    lines += ["", f"Logits of {found['tokens']} tokens, {versions}, on a {found['device']}.", ""]
+    lines += ["", f"Logits of {read} tokens, {versions}, on a {found['device']}.", ""]
     return "\n".join(lines)
 
 

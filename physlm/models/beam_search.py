@@ -68,8 +68,9 @@ def beam_search(
         there are fewer possible continuations.
 
     Raises:
-        ValueError: if an argument is outside its range, the model is bidirectional, or positions would be read beyond
-            the context that they are defined for.
+        TypeError: if `stop` is neither a token id nor several.
+        ValueError: if an argument is outside its range, a prompt is no 1-D array of token ids, the model is
+            bidirectional, or positions would be read beyond the context that they are defined for.
     """
     return search(
         model,
@@ -99,7 +100,7 @@ def search(
         raise ValueError(f"beams must be ≥ 1, got {beams}")
     if not 0 <= length_power < math.inf:
         raise ValueError(f"length_power must be ≥ 0 and finite, got {length_power}; 0 leaves lengths out")
-    stops = prepare(model, prompts, max_new_tokens=max_new_tokens, stop=stop, batch_size=batch_size)
+    prompts, stops = prepare(model, prompts, max_new_tokens=max_new_tokens, stop=stop, batch_size=batch_size)
     found: dict[int, list[Continuation]] = {}
     with evaluating(model):
         for numbers in batches(model.config, prompts, max(1, batch_size // beams)):

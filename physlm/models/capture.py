@@ -93,8 +93,8 @@ class Capture:
 def tap_names(config: TransformerConfig) -> tuple[str, ...]:
     """Names of all hidden states of a model, in the order in which they are made."""
     content = not config.position.replaces_content
-    hidden = bool(config.mlp_ratio) and config.experts is None
-    mlp = bool(config.mlp_ratio) or config.experts is not None
+    mlp = bool(config.mlp_ratio)
+    hidden = mlp and config.experts is None
     in_block = [
         *("resid_pre", "attn_in"),
         *(("q", "k", "v", "rot_q", "rot_k") if content else ("v",)),

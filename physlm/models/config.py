@@ -12,9 +12,10 @@ from typing import Any, Literal, get_args
 
 from physlm.models.activations import ACTIVATIONS, Activation
 from physlm.models.canon import Canon
+from physlm.models.checks import require_whole_numbers
 from physlm.models.experts import Experts
 from physlm.models.positions import PositionConfig, Rotary, position_from_dict
-from physlm.models.positions.base import ModelShape
+from physlm.models.positions.base import ModelShape, share_of_heads
 
 Norm = Literal["layer", "rms"]
 
@@ -28,13 +29,15 @@ class TransformerConfig:
         context: longest window in tokens that the model is trained on.
         layers, heads, width: depth, attention heads and residual width; `width` is a multiple of `heads`.
         key_value_heads: heads of keys and values, each shared by a group of query heads; `None` is `heads`.
-        mlp_ratio: hidden width of the MLP as a multiple of `width`, rounded; 0 is no MLP at all.
+        mlp_ratio: hidden width of the MLP as a multiple of `width`, rounded; 0 is no MLP at all. Experts have a
+            `hidden_ratio` of their own instead: beside them this stays at its default or says the same.
         activation: of the MLP; "gelu" is approximated by a tanh, as in GPT-2.
         gated: multiply the activated hidden units by a second projection (SwiGLU with "silu", GeGLU with "gelu").
         experts: a mixture of experts in the place of every MLP.
         norm: LayerNorm or RMSNorm.
         norm_eps: added to the variance in norms.
-        query_key_norm: normalise all queries of a token, and all keys, before they are split into heads.
+        query_key_norm: normalise all queries of a token, and all keys, before they are split into heads; not with
+            positions that stand in for them.
         canon: convolutions over the last few tokens inside the blocks.
         position: config of the positional encoding.
         biases: whether linear layers and LayerNorms have biases.
@@ -72,9 +75,11 @@ class TransformerConfig:
     vocab_multiple: int = 1
 
     def __post_init__(self) -> None:
+        sizes = ("vocab_size", "context", "layers", "heads", "width", "vocab_multiple")
+        require_whole_numbers(self, *sizes, "key_value_heads")
         if self.vocab_size < 4:
             raise ValueError(f"vocab_size must be ≥ 4 (PAD, EOS, MASK and a word), got {self.vocab_size}")
-        for name in ("context", "layers", "heads", "width", "vocab_multiple"):
+        for name in sizes[1:]:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
         if self.width % self.heads:
@@ -98,8 +103,28 @@ class TransformerConfig:
                 f"position must be a config such as Rotary() or position_from_dict({{'name': 'rotary'}}), "
                 f"got {self.position!r}"
             )
+        self._check_position(self.position)
+        if self.experts is not None:
+            self._check_experts(self.experts)
         if self.canon is not None:
             self._check_canon(self.canon)
+
+    def _check_position(self, position: PositionConfig) -> None:
+        if self.query_key_norm and position.replaces_content:
+            raise ValueError(
+                f"query_key_norm needs queries and keys, which {position.name} positions replace, got "
+                "query_key_norm=True; set it to False"
+            )
+        if isinstance(position, Rotary) and self.groups != self.heads:
+            what = f"position.head_fraction, with key_value_heads = {self.groups},"
+            share_of_heads(what, position.head_fraction, self.groups)
+
+    def _check_experts(self, experts: Experts) -> None:
+        if self.mlp_ratio not in (type(self).mlp_ratio, experts.hidden_ratio):
+            raise ValueError(
+                f"experts are as wide as their hidden_ratio says, got experts.hidden_ratio {experts.hidden_ratio} and "
+                f"mlp_ratio {self.mlp_ratio}; set mlp_ratio to the same, or leave it at {type(self).mlp_ratio}"
+            )
 
     def _check_canon(self, canon: Canon) -> None:
         if not self.causal:
@@ -109,7 +134,7 @@ class TransformerConfig:
                 f"Canon-D needs neighbours that experts do not have, got canon {canon.sublayers!r} with experts; "
                 "use Canon(sublayers='ABC')"
             )
-        if {"C", "D"} & set(canon.sublayers) and self.mlp_ratio == 0 and self.experts is None:
+        if {"C", "D"} & set(canon.sublayers) and self.mlp_ratio == 0:
             raise ValueError(f"Canon-C and -D are parts of the MLP, got canon {canon.sublayers!r} and mlp_ratio 0")
 
     @property
@@ -181,7 +206,7 @@ def parameter_count(config: TransformerConfig, *, embedding: bool = True) -> int
     norm = config.width * (2 if config.norm == "layer" and config.biases else 1)
     per_layer = _attention_count(config) + norm
     per_layer += _mlp_count(config)
-    if config.mlp_ratio or config.experts:
+    if config.mlp_ratio:
         per_layer += norm
     if config.canon is not None and config.canon.trained:
         per_layer += config.canon.kernel * sum(canon_widths(config).values())

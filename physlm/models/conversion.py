@@ -253,7 +253,7 @@ def _in_their_terms(model: Transformer) -> TransformerConfig:
         config,
         tied=model.head.weight is model.embed.weight,
         key_value_heads=None if config.groups == config.heads else config.groups,
-        mlp_ratio=config.mlp_width / config.width,
+        mlp_ratio=config.mlp_ratio if config.experts else config.mlp_width / config.width,
         vocab_multiple=1,
     )
 

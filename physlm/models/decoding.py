@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from physlm.data.contract import IntArray
+from physlm.models.checks import stop_tokens, token_arrays
 from physlm.models.transformer import Cache, Transformer, TransformerConfig
 
 PADDING = 16
@@ -72,34 +73,28 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
 
 def prepare(
     model: Transformer, prompts: Sequence[IntArray], *, max_new_tokens: int, stop: int | Sequence[int], batch_size: int
-) -> tuple[int, ...]:
-    """Check what every way of continuing needs, and reserve positions; returns the stop tokens.
+) -> tuple[list[NDArray[np.int64]], tuple[int, ...]]:
+    """Check what every way of continuing needs, and reserve positions; returns the prompts and the stop tokens.
 
     Raises:
-        ValueError: if the model is bidirectional, a number or token is outside its range, a prompt is empty, or
-            positions would be read beyond the context that they are defined for.
+        TypeError: if `stop` is neither an id nor several.
+        ValueError: if the model is bidirectional, a number or token is outside its range, a prompt is empty or no 1-D
+            array of integers, or positions would be read beyond the context that they are defined for.
     """
     config = model.config
     if not config.causal:
         raise ValueError("generation needs a causal model, got causal=False; fill masks with physlm.evaluation instead")
     if max_new_tokens < 1 or batch_size < 1:
         raise ValueError(f"max_new_tokens and batch_size must be ≥ 1, got {max_new_tokens} and {batch_size}")
-    stops = (stop,) if isinstance(stop, (int, np.integer)) else tuple(stop)
-    for token in stops:
-        if not 0 <= token < config.vocab_size:
-            raise ValueError(f"stop must be a token id in [0, {config.vocab_size}), got {token}")
-    lengths = [len(prompt) for prompt in prompts]
+    stops = stop_tokens(stop, config.vocab_size)
+    texts = token_arrays("prompts", prompts, config.vocab_size)
+    lengths = [len(text) for text in texts]
     if 0 in lengths:
         raise ValueError(f"a prompt must have at least one token, got none in prompt {lengths.index(0)}")
-    # An accelerator that looks up a token that does not exist is lost to the whole process.
-    everything = np.concatenate(prompts) if lengths else np.zeros(0, dtype=np.int64)
-    outside = (everything < 0) | (everything >= config.vocab_size)
-    if outside.any():
-        raise ValueError(f"prompts must be token ids in [0, {config.vocab_size}), got {everything[outside][0]}")
     if lengths:
         # The last new token is never read, so it needs no position.
         model.position.reserve(max(lengths) + max_new_tokens - 1)
-    return stops
+    return texts, stops
 
 
 def batches(config: TransformerConfig, prompts: Sequence[IntArray], batch_size: int) -> Iterator[NDArray[np.int64]]:

@@ -17,6 +17,7 @@ eight times in tests); Lepikhin et al. 2020 (GShard); Fedus et al. 2021 (Switch,
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from physlm.models.checks import readable, require_whole_numbers
 from physlm.models.linear import linear
 
 Routing = Literal["top_k", "balanced"]
@@ -62,6 +64,7 @@ class Experts:
     balance_weight: float = 0.01
 
     def __post_init__(self) -> None:
+        require_whole_numbers(self, "experts", "top_k")
         if self.experts < 1:
             raise ValueError(f"experts must be ≥ 1, got {self.experts}; for no experts leave the mixture out")
         if not 1 <= self.top_k <= self.experts:
@@ -180,6 +183,12 @@ class MixtureOfExperts(nn.Module):
         # The loss of the last batch hangs on a graph that cannot be copied.
         return {**self.__dict__, "balance_loss": None}
 
+    def __deepcopy__(self, memo: dict[int, object]) -> MixtureOfExperts:
+        # With low-rank updates, PyTorch copies everything and allows no state to be asked for.
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__dict__ = copy.deepcopy(MixtureOfExperts.__getstate__(self), memo)
+        return copied
+
     def forward(self, residual: Float[Tensor, "... W"]) -> Float[Tensor, "... W"]:
         """Send every token through its experts; those without a seat get zero."""
         tokens = residual.reshape(-1, residual.shape[-1])
@@ -230,7 +239,7 @@ class MixtureOfExperts(nn.Module):
         room = self.config.room(tokens, training=self.training)
         # Without a limit the buffer is as long as the longest line, which costs an accelerator a wait for the host; on
         # a CPU to look is cheap in any case. Where values cannot be looked at, it has room for everybody.
-        look = _readable() and (room is None or routes.loads.device.type == "cpu")
+        look = readable() and (room is None or routes.loads.device.type == "cpu")
         longest = int(routes.loads.max()) if look else tokens
         return min(longest, room or tokens)
 
@@ -275,7 +284,7 @@ def balanced_assignment(scores: Float[Tensor, "N E"]) -> Int[Tensor, " N"]:
         rooms = torch.full_like(scores[0], room, dtype=torch.long)
         for _ in range(rounds):
             assigned, rooms = _bid(scores, assigned, rooms)
-            if assigned.device.type == "cpu" and _readable() and not (assigned < 0).any():
+            if assigned.device.type == "cpu" and readable() and not (assigned < 0).any():
                 break
     return assigned
 
@@ -332,8 +341,3 @@ def _stacked_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     if bias is None:
         return torch.bmm(inputs, weight.mT)
     return torch.baddbmm(bias.unsqueeze(1), inputs, weight.mT)
-
-
-def _readable() -> bool:
-    """Whether values are there to be looked at, which they are not while a program is traced or vectorised."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())

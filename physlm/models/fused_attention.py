@@ -24,8 +24,8 @@ BLOCK = 64
 """Queries of a block, if there are twice as many at least."""
 
 MIN_KEYS, MIN_WIDTH = 192, 48
-"""With fewer keys than this or narrower heads, PyTorch's kernel is as fast, unless the score has a gradient, which it is
-slow to give."""
+"""With fewer keys than this or narrower heads, PyTorch's kernel is as fast, unless the score has a gradient, which it
+is slow to give."""
 
 MIN_KEYS_ROUNDED = 96
 """The same for bfloat16, which PyTorch's kernel is no faster in than in float32; for heads of any width."""

@@ -13,7 +13,7 @@ Shape legend: B batch, V vocabulary, new = max_new_tokens, stops = stop tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Literal, Required, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -39,37 +39,28 @@ from physlm.randomness import Key
 __all__ = ["Continuation", "evaluating", "generate"]
 
 
+class Settings(TypedDict, total=False):
+    """How `generate` continues prompts, for type checkers; what each means is said there."""
+
+    max_new_tokens: Required[int]
+    stop: Required[int | Sequence[int]]
+    temperature: float
+    top_k: int | None
+    beams: int
+    length_power: float
+    key: Key | None
+    batch_size: int
+
+
 @overload
 def generate(
-    model: Transformer,
-    prompts: Sequence[IntArray],
-    *,
-    max_new_tokens: int,
-    stop: int | Sequence[int],
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    beams: int = 1,
-    length_power: float = 0.0,
-    key: Key | None = None,
-    batch_size: int = 256,
-    details: Literal[False] = False,
+    model: Transformer, prompts: Sequence[IntArray], *, details: Literal[False] = False, **settings: Unpack[Settings]
 ) -> list[NDArray[np.int64]]: ...
 
 
 @overload
 def generate(
-    model: Transformer,
-    prompts: Sequence[IntArray],
-    *,
-    max_new_tokens: int,
-    stop: int | Sequence[int],
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    beams: int = 1,
-    length_power: float = 0.0,
-    key: Key | None = None,
-    batch_size: int = 256,
-    details: Literal[True],
+    model: Transformer, prompts: Sequence[IntArray], *, details: Literal[True], **settings: Unpack[Settings]
 ) -> list[Continuation]: ...
 
 
@@ -105,12 +96,12 @@ def generate(
         max_new_tokens: most tokens that are added to a prompt, the stop token included, ≥ 1.
         stop: token id that ends a continuation, or several of them, or none.
         temperature: divides the logits before sampling; 0 takes the most likely token.
-        top_k: sample among this many most likely tokens only; `None` is all.
+        top_k: sample among this many most likely tokens only; `None` is all. Only with a temperature.
         beams: with more than one, the best of as many continuations that are followed at once; for all of them see
             `physlm.models.beam_search`.
         length_power: beam search divides log-probabilities by the number of tokens to this power; 0 finds likely
-            texts, 1 texts of likely tokens.
-        key: governs sampling; required when `temperature` > 0.
+            texts, 1 texts of likely tokens. Only with several beams.
+        key: governs sampling; required when `temperature` > 0, and only then given.
         batch_size: most rows read at once; every beam is a row.
         details: return log-probabilities, and what ended each continuation, as well.
 
@@ -118,17 +109,27 @@ def generate(
         The new tokens of each prompt, without the prompt and the stop token, or with `details` a `Continuation`.
 
     Raises:
-        ValueError: if an argument is outside its range, the model is bidirectional, or positions would be read beyond
-            the context that they are defined for.
+        TypeError: if `key` is no `Key`, or `stop` is neither a token id nor several.
+        ValueError: if an argument is outside its range or would be ignored, a prompt is no 1-D array of token ids, the
+            model is bidirectional, or positions would be read beyond the context that they are defined for.
     """
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be ≥ 0 (0 takes the most likely token) and finite, got {temperature}")
+    if key is not None and not isinstance(key, Key):
+        raise TypeError(f"key must be a Key such as Key.of('samples', 0), got {key!r}")
     if temperature > 0 and key is None:
         raise ValueError(f"sampling at temperature {temperature} needs a key; pass key=Key.of(…) or temperature=0")
     if top_k is not None and not 1 <= top_k <= model.config.vocab_size:
         raise ValueError(f"top_k must be in [1, vocab_size = {model.config.vocab_size}] or None, got {top_k}")
+    if temperature == 0 and (top_k is not None or key is not None):
+        name, value = ("top_k", top_k) if top_k is not None else ("key", key)
+        raise ValueError(
+            f"without a temperature nothing is drawn, got {name}={value}; set temperature > 0 or leave it out"
+        )
     if temperature > 0 and beams > 1:
         raise ValueError(f"beam search draws nothing, got temperature {temperature} and {beams} beams; set one of them")
+    if beams == 1 and length_power != 0:
+        raise ValueError(f"length_power compares beams, got {length_power} and 1 beam; set beams > 1 or leave it out")
     if beams != 1:
         best_of_each = search(
             model,
@@ -143,7 +144,7 @@ def generate(
         best = [beams_of_one[0] for beams_of_one in best_of_each]
         return best if details else [continuation.tokens for continuation in best]
 
-    stops = prepare(model, prompts, max_new_tokens=max_new_tokens, stop=stop, batch_size=batch_size)
+    prompts, stops = prepare(model, prompts, max_new_tokens=max_new_tokens, stop=stop, batch_size=batch_size)
     continuations: dict[int, Continuation] = {}
     with evaluating(model) as device:
         for numbers in batches(model.config, prompts, batch_size):

@@ -5,9 +5,10 @@
 - A starts at zero, so the outputs are unchanged at step 0. α multiplies the update; it is not divided by the rank.
 - Updates go to the query and value matrices of every block, or others that are named, and to the token embedding on
   its *input side only*: the head stays tied to the frozen embedding.
+- A mixture of experts has an update of its own for each expert; its router stays as it is.
 - `low_rank_state` is what a finetuned model adds to its base; `merge_low_rank` folds it in for good.
 
-Shape legend: O rows of a weight, I its columns, R rank.
+Shape legend: O rows of a weight, I its columns, R rank. `*experts` is nothing, or how many there are.
 Source: Hu et al. 2021 (LoRA); Physics of Language Models 3.1, App. D (embedding updates, α = 4). That the head does
 not move is our choice where the paper does not say.
 """
@@ -15,13 +16,15 @@ not move is our choice where the paper does not say.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from physlm.models.canon import CanonLayer
+from physlm.models.experts import MixtureOfExperts
 from physlm.models.transformer import Transformer
 
 Target = Literal["query", "key", "value", "output", "gate", "up", "down", "head"]
@@ -32,19 +35,23 @@ STD = 0.05
 
 
 class LowRankUpdate(nn.Module):
-    """Adds `α·A·B` to a weight `[O, I]`: A is `[O, R]` and zero at first, B is `[R, I]` and Gaussian."""
+    """Adds `α·A·B` to a weight `[O, I]`: A is `[O, R]` and zero at first, B is `[R, I]` and Gaussian.
+
+    Of the weights `[E, O, I]` of experts, each has an A and B of its own.
+    """
 
     def __init__(
-        self, rows: int, columns: int, rank: int, alpha: float, generator: torch.Generator, *, std: float = STD
+        self, shape: Sequence[int], rank: int, alpha: float, generator: torch.Generator, *, std: float = STD
     ) -> None:
         super().__init__()
+        *experts, rows, columns = shape
         if not 1 <= rank <= min(rows, columns):
             raise ValueError(f"rank must be in [1, {min(rows, columns)}] for a {rows} × {columns} weight, got {rank}")
         self.alpha = alpha
-        self.a = nn.Parameter(torch.zeros(rows, rank))
-        self.b = nn.Parameter(torch.randn(rank, columns, generator=generator) * std)
+        self.a = nn.Parameter(torch.zeros(*experts, rows, rank))
+        self.b = nn.Parameter(torch.randn(*experts, rank, columns, generator=generator) * std)
 
-    def forward(self, weight: Float[Tensor, "O I"]) -> Float[Tensor, "O I"]:
+    def forward(self, weight: Float[Tensor, "*experts O I"]) -> Float[Tensor, "*experts O I"]:
         """The updated weight."""
         # Not addmm, whose sum autocast would round to bfloat16, the embedding with it.
         return weight + self.alpha * (self.a @ self.b)
@@ -90,13 +97,15 @@ def add_low_rank(
         alpha: factor on every low-rank update, > 0.
         std: standard deviation of the Gaussian halves, > 0.
         train_embedding: train a whole matrix on top of the input embedding instead of a low-rank one.
-        targets: which matrices of every block, and "head" for the output side of the embedding.
+        targets: which matrices of every block, each named once, and "head" for the output side of the embedding; "up",
+            "gate" and "down" are those of every expert if there are experts.
 
     Returns:
         The trainable parameters, for the optimiser.
 
     Raises:
-        ValueError: if an argument is outside its range, nothing would be trained, or the model has updates already.
+        ValueError: if an argument is outside its range, nothing would be trained, a target is unknown, named twice or
+            not in the model, or the model has updates already.
     """
     if alpha <= 0 or std <= 0:
         raise ValueError(f"alpha and std must be > 0, got {alpha} and {std}")
@@ -109,48 +118,58 @@ def add_low_rank(
         )
     if not (rank or embedding_rank or train_embedding):
         raise ValueError("rank and embedding_rank are 0, so nothing would be trained; make one of them ≥ 1")
-    if _updated(model):
-        raise ValueError(f"the model has updates already ({', '.join(_updated(model))}); merge_low_rank folds them in")
+    if updated := _updated(model):
+        names = ", ".join(".".join(place) for place in updated)
+        raise ValueError(f"the model has updates already ({names}); merge_low_rank folds them in")
 
     generator = torch.Generator().manual_seed(seed)
-    updates: list[tuple[nn.Linear | nn.Embedding, nn.Module]] = []
+    updates: list[tuple[nn.Module, str, nn.Module]] = []
 
-    def add_update(layer: nn.Linear | nn.Embedding, rank: int) -> None:
-        rows, columns = layer.weight.shape
-        updates.append((layer, LowRankUpdate(rows, columns, rank, alpha, generator, std=std)))
+    def add_update(module: nn.Module, tensor: str, rank: int) -> None:
+        shape = module.get_parameter(tensor).shape
+        updates.append((module, tensor, LowRankUpdate(shape, rank, alpha, generator, std=std)))
 
     if rank:
-        for layer in _layers(model, targets):
-            add_update(layer, rank)
+        for module, tensor in _matrices(model, targets):
+            add_update(module, tensor, rank)
     if embedding_rank:
-        add_update(model.embed, embedding_rank)
+        add_update(model.embed, "weight", embedding_rank)
     if train_embedding:
-        updates.append((model.embed, FullUpdate(*model.embed.weight.shape)))
+        updates.append((model.embed, "weight", FullUpdate(*model.embed.weight.shape)))
 
     model.requires_grad_(False)
-    for layer, update in updates:
-        parametrize.register_parametrization(layer, "weight", update.to(layer.weight))
-    return [parameter for _, update in updates for parameter in update.parameters()]
+    for module, tensor, update in updates:
+        parametrize.register_parametrization(module, tensor, update.to(module.get_parameter(tensor)))
+    return [parameter for *_, update in updates for parameter in update.parameters()]
 
 
-def _layers(model: Transformer, targets: Sequence[Target]) -> list[nn.Linear]:
-    """The layers of these names, block by block.
+def _matrices(model: Transformer, targets: Sequence[Target]) -> list[tuple[nn.Module, str]]:
+    """The modules that hold these matrices, block by block, and how the weight is called there.
 
     Raises:
-        ValueError: if a name is unknown, or the model has no such layer.
+        ValueError: if a name is unknown or repeated, there is none, or the model has no such matrix.
     """
-    layers = []
+    if not targets:
+        raise ValueError(
+            "targets must name at least one matrix to have an update of a rank ≥ 1, got none; set rank to 0"
+        )
+    for number, target in enumerate(targets):
+        if target not in get_args(Target):
+            raise ValueError(f"targets must be among {', '.join(get_args(Target))}, got {target!r}")
+        if target in targets[:number]:
+            raise ValueError(f"targets must be named once each, got {target!r} twice in {tuple(targets)}")
+    places: list[tuple[nn.Module, str]] = []
     for block in model.blocks:
         for target in targets:
-            if target not in get_args(Target):
-                raise ValueError(f"targets must be among {', '.join(get_args(Target))}, got {target!r}")
             if target == "head":
                 continue
-            layer = getattr(getattr(block, "attention" if target in _OF_ATTENTION else "mlp"), target, None)
-            if not isinstance(layer, nn.Linear):
+            part = getattr(block, "attention" if target in _OF_ATTENTION else "mlp")
+            matrix = getattr(part, target, None)
+            if matrix is None:
                 raise ValueError(f"this model has no {target!r} matrix to update; choose other targets")
-            layers.append(layer)
-    return [*layers, model.head] if "head" in targets else layers
+            # Experts keep all their weights in one tensor, everybody else has a layer for each.
+            places.append((part, target) if isinstance(part, MixtureOfExperts) else (matrix, "weight"))
+    return [*places, (model.head, "weight")] if "head" in targets else places
 
 
 def merge_low_rank(model: Transformer) -> None:
@@ -159,14 +178,24 @@ def merge_low_rank(model: Transformer) -> None:
     If the embedding or the head was updated, the two now differ, so each has a parameter of its own and the model is
     untied from here on: it has `vocab_size · width` more parameters than `parameter_count` says, and its `state_dict`
     loads only into a model that was untied in the same way.
+
+    Raises:
+        ValueError: if the model has no updates.
     """
-    layers: dict[str, Any] = {name: model.get_submodule(name) for name in _updated(model)}
-    merged = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-    for name, layer in layers.items():
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    places = [(model.get_submodule(path), tensor) for path, tensor in _updated(model)]
+    if not places:
+        raise ValueError(
+            "the model has no low-rank updates to merge; were they merged before, or never added by add_low_rank?"
+        )
+    merged = [getattr(module, tensor).detach().clone() for module, tensor in places]
+    for (module, tensor), weight in zip(places, merged, strict=True):
+        parametrize.remove_parametrizations(module, tensor, leave_parametrized=False)
         # A parameter of its own: what the layer had may be shared by the embedding and the head.
-        layer.weight = nn.Parameter(merged[name])
+        setattr(module, tensor, nn.Parameter(weight))
     model.requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, CanonLayer):
+            module.weight.requires_grad_(module.config.trained)
 
 
 def low_rank_state(model: Transformer) -> dict[str, Tensor]:
@@ -194,6 +223,11 @@ def _is_update(name: str) -> bool:
     return ".parametrizations." in name and not name.endswith(".original")
 
 
-def _updated(model: Transformer) -> list[str]:
-    """Names of the layers with an update."""
-    return [name for name, module in model.named_modules() if parametrize.is_parametrized(module, "weight")]
+def _updated(model: Transformer) -> list[tuple[str, str]]:
+    """The path of every module with an update, and how the updated weight is called there."""
+    return [
+        (path, tensor)
+        for path, module in model.named_modules()
+        if parametrize.is_parametrized(module)
+        for tensor, _ in module.get_submodule("parametrizations").named_children()
+    ]

@@ -7,11 +7,14 @@
 - "GPT2" means rotary positions throughout, as it does in the papers: on whole heads in Parts 2 and 3.3, on a quarter of
   each head in Part 3.1 ("GPT2-rotary"). "GPT", in Part 1, is the original with learned positions. "RoPE¼" is half of
   each of half of the heads, as in the main tables of Part 4.1.
+- "BERT" and "DeBERTa" are the encoders of Part 1: "GPT" and "GPT_rel" that see both sides. Their norms come before
+  attention and MLP, not after them as in the models that are called so elsewhere, so that a masked model and a causal
+  one differ in what they see and are asked, and in nothing else.
 - Vocabularies are not part of a preset. The sizes that Part 3.3 prints are those with the 3,275 tokens of GPT-2 that
   occur in its biographies.
 
-Source: Physics of Language Models 1, §3 (GPT, GPT_rel, GPT_rot, GPT_pos, GPT_uni); 3.1, App. B (GPT2-rotary);
-3.3, §2, §7 and App. A (GPT2, LLaMA, Mistral, experts); 4.1, §3 (Llama and GPT2 with RoPE, NoPE, ALiBi).
+Source: Physics of Language Models 1, §3 (GPT, GPT_rel, GPT_rot, GPT_pos, GPT_uni, the encoders); 3.1, App. B
+(GPT2-rotary); 3.3, §2, §7 and App. A (GPT2, LLaMA, Mistral, experts); 4.1, §3 (Llama and GPT2 with RoPE, NoPE, ALiBi).
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ _LLAMA: Mapping[str, Any] = {
     "scale_by_depth": False,
 }
 _STANDARD_MLP: Mapping[str, Any] = {**_LLAMA, "gated": False, "mlp_ratio": 4.0}
+_BERT: Mapping[str, Any] = {"causal": False, "position": Learned()}
+_DEBERTA: Mapping[str, Any] = {"causal": False, "position": Deberta()}
 
 _BY_LAYERS_AND_HEADS: Mapping[str, Mapping[str, Any]] = {
     "GPT2": {},
@@ -47,8 +52,10 @@ _BY_LAYERS_AND_HEADS: Mapping[str, Mapping[str, Any]] = {
     "GPT2-MoE-32": {"experts": Experts(experts=32)},
     "LLaMA": _LLAMA,
     "Mistral": {**_LLAMA, "mlp_ratio": 3.5},
+    "BERT": _BERT,
+    "DeBERTa": _DEBERTA,
 }
-"""ℓ-h of Part 3.3 (GPT2 of Part 2 as well)."""
+"""ℓ-h of Part 3.3 (GPT2 of Part 2 as well), and small encoders of Part 1."""
 _POSITIONS: Mapping[str, Mapping[str, Any]] = {
     "RoPE": {"position": _ROTARY},
     "RoPE1/4": {"position": Rotary(fraction=0.5, head_fraction=0.5)},
@@ -75,9 +82,11 @@ _FIXED: Mapping[str, Mapping[str, Any]] = {
     "GPT_rot": _SMALL,
     "GPT_pos": {**_SMALL, "position": PositionOnly()},
     "GPT_uni": {"layers": 12, "heads": 8, "width": 1024, "position": Uniform()},
+    "BERT": {**_SMALL, **_BERT},
+    "DeBERTa": {**_SMALL, **_DEBERTA},
 }
 _SIZED = re.compile(r"(?P<family>.+)-(?P<layers>[1-9]\d*)-(?P<heads>[1-9]\d*)")
-_SHAPED = re.compile(r"(?P<family>.+?)[ -](?P<layers>[1-9]\d*)L(?P<width>[1-9]\d*)D")
+_SHAPED = re.compile(r"(?P<family>.+?)[ -](?P<layers>[1-9]\d*)l(?P<width>[1-9]\d*)d")
 
 
 def preset(name: str, *, vocab_size: int, context: int) -> TransformerConfig:
@@ -89,37 +98,44 @@ def preset(name: str, *, vocab_size: int, context: int) -> TransformerConfig:
         87571200
 
     Args:
-        name: one of `preset_names`, with numbers for ℓ, h and d; "¼" may be written "1/4" and the other way round.
+        name: one of `preset_names`, with numbers for ℓ, h and d, in capitals or not; "¼" may be written "1/4" and the
+            other way round.
         vocab_size: number of token ids.
         context: longest window in tokens.
 
     Raises:
         ValueError: if there is no model of that name.
     """
-    plain = name.replace("¼", "1/4").replace("_{1/4}", "_1/4").replace("(1/4))", "1/4)")
-    fields: dict[str, Any] | None = None
-    if plain in _FIXED:
-        fields = dict(_FIXED[plain])
-    elif (found := _SIZED.fullmatch(plain)) and found["family"] in _BY_LAYERS_AND_HEADS:
-        heads = int(found["heads"])
-        fields = {"layers": int(found["layers"]), "heads": heads, "width": heads * HEAD_WIDTH}
-        fields |= _BY_LAYERS_AND_HEADS[found["family"]]
-        if found["family"] == "Mistral":
+    plain = name.casefold().replace("¼", "1/4").replace("_{1/4}", "_1/4").replace("(1/4))", "1/4)")
+    sized, shaped = _SIZED.fullmatch(plain), _SHAPED.fullmatch(plain)
+    fields: dict[str, Any]
+    if (fixed := _named(plain, _FIXED)) is not None:
+        fields = {**fixed}
+    elif sized and (family := _named(sized["family"], _BY_LAYERS_AND_HEADS)) is not None:
+        heads = int(sized["heads"])
+        fields = {"layers": int(sized["layers"]), "heads": heads, "width": heads * HEAD_WIDTH, **family}
+        if sized["family"] == "mistral":
             fields["key_value_heads"] = _mistral_groups(heads)
-    elif (found := _SHAPED.fullmatch(plain)) and found["family"] in _BY_LAYERS_AND_WIDTH:
-        width = int(found["width"])
+    elif shaped and (family := _named(shaped["family"], _BY_LAYERS_AND_WIDTH)) is not None:
+        width = int(shaped["width"])
         if width % HEAD_WIDTH:
             raise ValueError(
                 f"the width in {name!r} must be a multiple of {HEAD_WIDTH}, the width of a head, got {width}"
             )
-        fields = {"layers": int(found["layers"]), "heads": width // HEAD_WIDTH, "width": width}
-        fields |= _BY_LAYERS_AND_WIDTH[found["family"]]
-    if fields is None:
+        fields = {"layers": int(shaped["layers"]), "heads": width // HEAD_WIDTH, "width": width, **family}
+    else:
+        examples = (known.replace("ℓ-h", "12-12").replace("ℓLdD", "12L768D") for known in preset_names())
         raise ValueError(
-            f"no model of the papers is called {name!r}; there are {', '.join(preset_names())}, with numbers for "
-            f"ℓ layers, h heads of width {HEAD_WIDTH} and width d"
+            f"no model of the papers is called {name!r}; there are {', '.join(examples)}, where 12-12 may be any "
+            f"numbers of layers and of heads of width {HEAD_WIDTH}, and 12L768D any number of layers and a width that "
+            f"is a multiple of {HEAD_WIDTH}"
         )
     return TransformerConfig(vocab_size=vocab_size, context=context, **{"position": _ROTARY, **fields})
+
+
+def _named(name: str, table: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of a name in small letters."""
+    return next((fields for known, fields in table.items() if known.casefold() == name), None)
 
 
 def preset_names() -> tuple[str, ...]:

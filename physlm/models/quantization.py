@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from physlm.models.capture import Capture
+from physlm.models.checks import require_tokens
 from physlm.models.experts import MixtureOfExperts
 from physlm.models.feed_forward import MLP
 from physlm.models.generation import evaluating
@@ -76,7 +77,8 @@ def round_to_nearest(weight: Float[Tensor, "O I"], bits: int, *, group_size: int
     Raises:
         ValueError: if an argument is outside its range or a weight is not finite.
     """
-    _check(weight, bits, group_size)
+    _check_settings(bits, group_size)
+    _check_finite(weight)
     exact = weight.double()
     codes, scales, zeros = [], [], []
     for group in exact.split(group_size, dim=1):
@@ -108,7 +110,8 @@ def gptq(
     Raises:
         ValueError: if an argument is outside its range, or weight or Hessian is not finite.
     """
-    _check(weight, bits, group_size)
+    _check_settings(bits, group_size, damping)
+    _check_finite(weight)
     rows, columns = weight.shape
     factor = _inverse_factor(hessian, damping)
     left = weight.double().clone()
@@ -182,8 +185,11 @@ def quantize(
     for name, value, names in (("method", method, get_args(Method)), ("matrices", matrices, get_args(Matrices))):
         if value not in names:
             raise ValueError(f"{name} must be one of {', '.join(names)}, got {value!r}")
+    _check_settings(bits, group_size, damping)
     if method == "gptq" and (calibration is None or not calibration.numel()):
         raise ValueError("gptq needs calibration tokens, got none; pass some, or method='round_to_nearest'")
+    if method == "gptq" and calibration is not None:
+        require_tokens(calibration, model.config.vocab_size)
     if any(parametrize.is_parametrized(module) for module in model.modules()):
         raise ValueError("the model has low-rank updates, and what is rounded is their sum; call merge_low_rank first")
     quantized = copy.deepcopy(model)
@@ -249,11 +255,16 @@ def _put(weight: Tensor, values: Tensor) -> None:
     weight.copy_(values.view_as(weight))
 
 
-def _check(weight: Tensor, bits: int, group_size: int) -> None:
-    if bits not in BITS:
-        raise ValueError(f"bits must be in [{BITS.start}, {BITS.stop - 1}], got {bits}")
+def _check_settings(bits: int, group_size: int, damping: float = 1.0) -> None:
+    if type(bits) is not int or bits not in BITS:
+        raise ValueError(f"bits must be an int in [{BITS.start}, {BITS.stop - 1}], got {bits!r}")
     if group_size < 1:
         raise ValueError(f"group_size must be ≥ 1 inputs, got {group_size}; for one group give the number of inputs")
+    if not damping > 0:
+        raise ValueError(f"damping must be > 0, got {damping}")
+
+
+def _check_finite(weight: Tensor) -> None:
     if not weight.isfinite().all():
         raise ValueError("weights must be finite, got some that are not; did training diverge?")
 
@@ -278,8 +289,6 @@ def _round(values: Tensor) -> Tensor:
 
 def _inverse_factor(hessian: Float[Tensor, "I I"], damping: float) -> Float[Tensor, "I I"]:
     """The upper factor `U` of the inverse of a damped Hessian, `H⁻¹ = UᵀU`."""
-    if not damping > 0:
-        raise ValueError(f"damping must be > 0, got {damping}")
     if not hessian.isfinite().all():
         raise ValueError("the Hessian must be finite, got one that is not; check the calibration inputs")
     damped = hessian.double().clone()

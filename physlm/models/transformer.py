@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from physlm.models.activations import ACTIVATIONS
 from physlm.models.attention import Attention, Cache, Layout, Read, build_canon
 from physlm.models.capture import Capture, tap_names
+from physlm.models.checks import require_tokens
 from physlm.models.config import TransformerConfig, parameter_count
 from physlm.models.experts import MixtureOfExperts
 from physlm.models.feed_forward import MLP, residual_scale
@@ -159,11 +160,13 @@ class Transformer(nn.Module):
             layout: how the documents are laid over `tokens`, and where hidden states are wanted.
 
         Raises:
-            ValueError: if an encoding would be read beyond its context, arguments exclude each other, the cache is
-                full, or the model has no hidden state of a captured name.
+            ValueError: if `tokens` are no token ids (on an accelerator, values are not looked at), an encoding would be
+                read beyond its context, arguments exclude each other, the cache is full, or the model has no hidden
+                state of a captured name.
         """
         capture = capture or Capture()
         capture.check(self.config)
+        require_tokens(tokens, self.config.vocab_size, dimensions=2 if layout is None else 1)
         read = self._read(tokens, documents, starts, first_position, cache, capture, layout)
         last_read = read if layout is None else self._last_read(read, layout)
         positions = read.positions if layout is None else read.positions[layout.places % len(read.positions)]

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from physlm.data.streams import PackedStream
+from physlm.models.checks import require_vocabulary
 from physlm.models.transformer import Transformer
 from physlm.training.distributed import Group, LostProcessError, joined
 from physlm.training.divergence import DivergenceError, Watch, norms
@@ -79,8 +80,8 @@ def train(
             log point or checkpoint.
         LostProcessError: if another process of the run has ended or hangs.
         OSError: if `folder` cannot be written to; the same call continues from the checkpoint before.
-        ValueError: if there is nothing to train, something that is not a number comes from `evaluate`, or the run
-            cannot be computed as `execution` says.
+        ValueError: if there is nothing to train, a world has more token ids than the model, something that is not a
+            number comes from `evaluate`, or the run cannot be computed as `execution` says.
     """
     trained = [p for p in (model.parameters() if parameters is None else parameters) if p.requires_grad]
     if not trained:
@@ -93,6 +94,7 @@ def train(
         raise ValueError(
             f"micro_batches must divide the {stream.batch_size} rows of a batch, got {execution.micro_batches}"
         )
+    require_vocabulary(model.config.vocab_size, [source.world for source in stream.sources])
     device = trained[0].device
     precision = choose_precision(recipe.precision, device)
     names = {parameter: name for name, parameter in model.named_parameters()}

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from physlm.data.streams import IGNORE, PackedStream
+from physlm.models.checks import require_vocabulary
 from physlm.models.low_rank import LowRankUpdate
 from physlm.models.transformer import Transformer
 from physlm.training.checkpoints import (
@@ -192,6 +193,8 @@ def _require_stackable(
     for stream in streams:
         if stream.ranks > 1:
             raise ValueError(f"a stack is trained in one process, got a stream of {stream.ranks} ranks; use ranks=1")
+    for model, stream in zip(models, streams, strict=True):
+        require_vocabulary(model.config.vocab_size, [source.world for source in stream.sources])
     if any(model.checkpoint_activations for model in models):
         raise ValueError("a stack keeps all activations, got a model with checkpoint_activations; set it to False")
     _require_one("config", [model.config.to_dict() for model in models])

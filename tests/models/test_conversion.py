@@ -510,10 +510,13 @@ def test_the_page_shows_what_is_recorded(script, recorded):
 
 
 def test_the_record_is_what_is_claimed(recorded, script):
-    seen = {(row["preset"], row["precision"], row["direction"]) for row in recorded["rows"]}
+    seen = {(row["preset"], row["precision"], row["direction"], row["window"]) for row in recorded["rows"]}
     precisions = ("float32", "bfloat16", "float16")
     directions = ("to_transformers", "from_transformers")
-    assert seen == {(name, p, d) for name in script.MODELS for p in precisions for d in directions}
+    windows = [tokens for _, tokens in script.WINDOWS]
+    assert windows == [64, 512]
+    assert seen == {(name, p, d, w) for name in script.MODELS for p in precisions for d in directions for w in windows}
+    assert len(seen) == len(recorded["rows"])
     assert {row["family"] for row in recorded["rows"]} == {"gpt2", "gpt_neox", "llama", "mistral"}
     for row in recorded["rows"]:
         assert row["mean_error"] <= row["max_error"]

@@ -459,7 +459,7 @@ def test_an_unknown_routing_is_refused_where_no_types_are_checked():
 @pytest.mark.parametrize("config", [Experts(top_k=2), Experts(routing="balanced"), Experts(capacity_factor=None)])
 def test_shapes_follow_from_the_number_of_tokens(config, training, monkeypatch):
     # Fake tensors have no values that anything could depend on, and an accelerator would not be asked for them.
-    monkeypatch.setattr("physlm.models.experts._readable", lambda: False)
+    monkeypatch.setattr("physlm.models.experts.readable", lambda: False)
     with FakeTensorMode():
         mixture = MixtureOfExperts(WIDTH, config, activation=F.gelu, gated=True, biases=True).train(training)
         outputs = mixture(torch.empty(4, 300, WIDTH))

@@ -1,3 +1,4 @@
+import inspect
 import itertools
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from physlm.models import generation
 from physlm.models.canon import Canon
 from physlm.models.decoding import PADDING, batches
 from physlm.models.experts import Experts
-from physlm.models.generation import evaluating, generate
+from physlm.models.generation import Settings, evaluating, generate
 from physlm.models.low_rank import add_low_rank
 from physlm.models.positions import (
     Alibi,
@@ -330,6 +331,11 @@ def test_stop_is_left_out_and_ends_a_continuation():
         assert got.tolist() == free[: free.index(stop)]
 
 
+def test_type_checkers_are_told_of_every_setting():
+    taken = inspect.signature(generate).parameters.keys()
+    assert taken - {"model", "prompts", "details"} == Settings.__annotations__.keys()
+
+
 def test_no_prompts_give_no_continuations():
     assert generate(MODELS["rotary"], [], max_new_tokens=3, stop=STOP) == []
 
@@ -395,6 +401,10 @@ def test_modes_are_put_back_even_after_an_error(monkeypatch):
         ({"temperature": 0.7}, "temperature 0.7 needs a key"),
         ({"temperature": 1.0, "key": KEY, "top_k": 0}, r"top_k must be in \[1, vocab_size = 23\] or None, got 0"),
         ({"top_k": 24}, "got 24"),
+        ({"top_k": 3}, "without a temperature nothing is drawn, got top_k=3; set temperature > 0 or leave it out"),
+        ({"key": KEY}, r"without a temperature nothing is drawn, got key=Key\(.*; set temperature > 0"),
+        ({"beams": 2, "key": KEY}, "without a temperature nothing is drawn, got key="),
+        ({"length_power": 1.0}, "length_power compares beams, got 1.0 and 1 beam; set beams > 1 or leave it out"),
         ({"model": make(causal=False)}, "needs a causal model, got causal=False"),
     ],
 )

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from physlm.models.canon import Canon
+from physlm.models.experts import Experts, MixtureOfExperts, auxiliary_loss
 from physlm.models.low_rank import (
     STD,
     LowRankUpdate,
@@ -26,10 +28,9 @@ cases = pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
 WIDTH, VOCABULARY, LAYERS = 16, 29, 2
 
 
-def make(seed=0) -> Transformer:
-    config = TransformerConfig(
-        vocab_size=VOCABULARY, context=12, layers=LAYERS, heads=2, width=WIDTH, initial_std=0.2, position=Learned()
-    )
+def make(seed=0, **changes) -> Transformer:
+    shape = {"vocab_size": VOCABULARY, "context": 12, "layers": LAYERS, "heads": 2, "width": WIDTH}
+    config = TransformerConfig(**{**shape, "initial_std": 0.2, "position": Learned(), **changes})
     return Transformer(config, seed=seed)
 
 
@@ -124,7 +125,7 @@ def test_updating_what_the_model_does_not_have():
 
 
 def test_an_update_is_alpha_times_a_b():
-    update = LowRankUpdate(5, 7, 2, 4.0, torch.Generator().manual_seed(0), std=0.3)
+    update = LowRankUpdate((5, 7), 2, 4.0, torch.Generator().manual_seed(0), std=0.3)
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
     assert torch.equal(update(weight), weight)
     torch.nn.init.ones_(update.a)
@@ -135,7 +136,7 @@ def test_an_update_is_alpha_times_a_b():
 @pytest.mark.parametrize("std", [STD, 0.3])
 def test_b_is_gaussian_of_the_given_spread_and_a_function_of_the_seed(std):
     def draw(seed):
-        update = LowRankUpdate(100, 500, 40, 1.0, torch.Generator().manual_seed(seed), std=std)
+        update = LowRankUpdate((100, 500), 40, 1.0, torch.Generator().manual_seed(seed), std=std)
         return update.state_dict()["b"]
 
     assert draw(0).std().item() == pytest.approx(std, rel=0.02)
@@ -224,6 +225,9 @@ def test_loading_other_updates_is_an_error():
         ({"rank": 1, "embedding_rank": 4, "train_embedding": True}, "set embedding_rank to 0"),
         ({"rank": 1, "embedding_rank": 0, "alpha": 0.0}, "alpha and std must be > 0, got 0.0 and"),
         ({"rank": 1, "embedding_rank": 0, "std": -1.0}, "alpha and std must be > 0, got 4.0 and -1.0"),
+        ({"rank": 1, "embedding_rank": 0, "targets": ()}, "targets must name at least one matrix .* got none"),
+        ({"rank": 1, "embedding_rank": 0, "targets": ("up", "query", "up")}, "named once each, got 'up' twice in"),
+        ({"rank": 1, "embedding_rank": 0, "targets": ("head", "head")}, "named once each, got 'head' twice in"),
     ],
 )
 def test_errors_leave_the_model_as_it_was(options, message):
@@ -237,5 +241,75 @@ def test_errors_leave_the_model_as_it_was(options, message):
 def test_adding_twice_is_an_error():
     model = make()
     add_low_rank(model, seed=0, **CASES["layers"])
-    with pytest.raises(ValueError, match=r"updates already \(.*blocks\.1\.attention\.value\)"):
+    with pytest.raises(ValueError, match=r"updates already \(.*blocks\.1\.attention\.value\.weight\)"):
         add_low_rank(model, seed=0, **CASES["embedding"])
+
+
+# Experts
+
+
+OF_EXPERTS = ("query", "up", "gate", "down")
+EXPERTS = Experts(experts=3, top_k=2, hidden_ratio=0.5, capacity_factor=None, evaluation_capacity_factor=None)
+
+
+def of_experts(model) -> list[torch.nn.Parameter]:
+    return add_low_rank(model, rank=2, embedding_rank=0, seed=0, targets=OF_EXPERTS)
+
+
+def test_every_expert_has_updates_of_its_own():
+    model = make(experts=EXPERTS, gated=True)
+    before = model(tokens())
+    trainable = of_experts(model)
+    assert torch.equal(model(tokens()), before)
+    hidden = WIDTH // 2
+    per_expert = 2 * (hidden + WIDTH + hidden + WIDTH + WIDTH + hidden)
+    assert sum(parameter.numel() for parameter in trainable) == LAYERS * (3 * per_expert + 2 * 2 * WIDTH)
+    train(model, trainable, steps=5)
+    mixture = model.blocks[1].mlp
+    assert isinstance(mixture, MixtureOfExperts)
+    for name in ("up", "gate", "down"):
+        moved = mixture.get_parameter(f"parametrizations.{name}.original") - getattr(mixture, name)
+        assert (moved.abs().amax((1, 2)) > 0).all()
+        assert (torch.linalg.matrix_rank(moved, rtol=1e-4) == 2).all()
+
+
+def test_updates_of_experts_are_kept_merged_and_copied_after_a_step():
+    model = make(experts=EXPERTS, gated=True)
+    train(model, of_experts(model))
+    assert auxiliary_loss(model) is not None
+    twin = copy.deepcopy(model).eval()
+    model.eval()
+    after = model(tokens())
+    assert torch.equal(twin(tokens()), after)
+    other = make(experts=EXPERTS, gated=True).eval()
+    of_experts(other)
+    load_low_rank(other, low_rank_state(model))
+    assert torch.equal(other(tokens()), after)
+    merge_low_rank(model)
+    torch.testing.assert_close(model(tokens()), after, rtol=0, atol=1e-6)
+    assert not low_rank_state(model)
+    assert model.state_dict().keys() == make(experts=EXPERTS, gated=True).state_dict().keys()
+
+
+def test_experts_without_a_gate_have_none_to_update():
+    with pytest.raises(ValueError, match="this model has no 'gate' matrix to update"):
+        of_experts(make(experts=EXPERTS))
+
+
+def test_merging_needs_updates():
+    model = make()
+    with pytest.raises(ValueError, match="no low-rank updates to merge"):
+        merge_low_rank(model)
+    add_low_rank(model, rank=1, embedding_rank=0, seed=0)
+    merge_low_rank(model)
+    with pytest.raises(ValueError, match="no low-rank updates to merge"):
+        merge_low_rank(model)
+
+
+def test_merging_leaves_frozen_convolutions_frozen():
+    model = make(canon=Canon(sublayers="A", trained=False))
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert len(frozen) == LAYERS
+    add_low_rank(model, rank=1, embedding_rank=0, seed=0)
+    merge_low_rank(model)
+    assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == frozen

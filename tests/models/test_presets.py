@@ -150,7 +150,39 @@ def test_part_1():
     assert (make("GPT_uni").heads, make("GPT_uni").head_width) == (8, 128)
 
 
+def test_encoders_of_part_1_are_its_causal_models_that_see_both_sides():
+    assert make("BERT") == replace(make("GPT"), causal=False)
+    assert make("DeBERTa") == replace(make("GPT_rel"), causal=False)
+    for family in ("BERT", "DeBERTa"):
+        assert make(f"{family}-12-12") == make(family)
+        small = make(f"{family}-4-2")
+        assert (small.layers, small.heads, small.width) == (4, 2, 128)
+        assert replace(small, layers=12, heads=12, width=768) == make(family)
+
+
+def test_sizes_of_encoders():
+    """Those of BERT-base (110M, less what it has besides) and of DeBERTa-base (139M, whose biases are others)."""
+    transformers = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        bert = transformers.BertModel(transformers.BertConfig(), add_pooling_layer=False)
+        settings = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 512}
+        settings |= {"position_biased_input": False, "type_vocab_size": 0}
+        deberta = transformers.DebertaModel(transformers.DebertaConfig(**settings))
+    of_segments = bert.embeddings.token_type_embeddings.weight.numel()
+    ours = preset("BERT", vocab_size=bert.config.vocab_size, context=512)
+    assert parameter_count(ours) == bert.num_parameters() - of_segments == 108_890_112
+    ours = preset("DeBERTa", vocab_size=deberta.config.vocab_size, context=512)
+    assert parameter_count(ours) == pytest.approx(deberta.num_parameters(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_capitals_do_not_matter(name):
+    name = name.replace("-ℓ-h", "-2-4").replace("ℓLdD", "2L256D")
+    assert make(name.lower()) == make(name.upper()) == make(name)
+
+
 def test_aliases():
+    assert make("Llama-4-2") == make("LLaMA-4-2")
     for alias, name in (("small", "12-12"), ("medium", "24-16"), ("large", "36-20")):
         assert make(f"GPT2 {alias}") == make(f"GPT2-{name}")
     assert make("GPT_rot") == make("GPT2-12-12")
@@ -179,11 +211,10 @@ def test_every_preset_is_a_model(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("GPT3", r"no model of the papers is called 'GPT3'; there are GPT2-ℓ-h, .*GPT_uni, with numbers"),
+        ("GPT3", r"no model of the papers is called 'GPT3'; there are GPT2-12-12, .*GPT_uni, .*, where 12-12 may be"),
         ("GPT2", "no model"),
         ("GPT2-0-12", "no model"),
         ("GPT2-12-12-12", "no model"),
-        ("gpt2-12-12", "no model"),
         ("Llama(RoPE) 12L", "no model"),
         ("Llama(RoPE) 12L760D", "must be a multiple of 64, the width of a head, got 760"),
         ("", "no model"),
@@ -192,3 +223,11 @@ def test_every_preset_is_a_model(name):
 def test_unknown_names_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         preset(name, vocab_size=10, context=8)
+
+
+def test_the_names_that_an_error_gives_are_names():
+    with pytest.raises(ValueError, match="no model of the papers") as error:
+        make("GPT-J")
+    examples = str(error.value).split("there are ")[1].split(", where")[0].split(", ")
+    assert len({make(example) for example in examples}) > 20
+    assert len(examples) == len(preset_names())

@@ -195,8 +195,8 @@ def test_hessians_of_parts_add_up():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bits": 1}, r"bits must be in \[2, 8\], got 1"),
-        ({"bits": 9}, r"bits must be in \[2, 8\], got 9"),
+        ({"bits": 1}, r"bits must be an int in \[2, 8\], got 1"),
+        ({"bits": 9}, r"bits must be an int in \[2, 8\], got 9"),
         ({"group_size": 0}, "group_size must be ≥ 1 inputs, got 0"),
         ({"damping": 0.0}, "damping must be > 0, got 0.0"),
         ({"weight": torch.tensor([[math.nan, 1.0]])}, "weights must be finite"),
@@ -311,7 +311,11 @@ def test_calibration_is_read_in_parts(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bits": 16}, r"bits must be in \[2, 8\], got 16"),
+        ({"bits": 16}, r"bits must be an int in \[2, 8\], got 16"),
+        ({"bits": True}, r"bits must be an int in \[2, 8\], got True"),
+        ({"bits": 9, "method": "round_to_nearest", "calibration": None}, r"bits must be an int in \[2, 8\], got 9"),
+        ({"damping": 0.0, "method": "round_to_nearest", "calibration": None}, "damping must be > 0, got 0.0"),
+        ({"calibration": torch.full((2, 5), 10**6)}, r"tokens must be ids in \[0, \d+\), got 1000000"),
         ({"calibration": None}, "gptq needs calibration tokens, got none; .* method='round_to_nearest'"),
         ({"calibration": torch.zeros(0, 5, dtype=torch.long)}, "gptq needs calibration tokens, got none"),
         ({"group_size": -1}, "group_size must be ≥ 1 inputs, got -1"),
@@ -319,8 +323,11 @@ def test_calibration_is_read_in_parts(monkeypatch):
     ],
 )
 def test_bad_requests(changes, message):
+    original = model()
+    # Nothing is computed, nor copied, before all is known to be right.
+    original.__deepcopy__ = original.hidden = lambda *_, **__: pytest.fail("work was done")
     with pytest.raises(ValueError, match=message):
-        quantize(model(), **{"bits": 4, "calibration": tokens(), **changes})
+        quantize(original, **{"bits": 4, "calibration": tokens(), **changes})
 
 
 def test_updates_are_merged_before():

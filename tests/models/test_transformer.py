@@ -321,6 +321,16 @@ def test_positions_begin_at_zero():
         loud()(tokens(), first_position=-3)
 
 
+@pytest.mark.parametrize("wrong", [29, 31, -1])
+def test_tokens_outside_the_vocabulary_are_refused(wrong):
+    """Rows that pad the embedding are no tokens either."""
+    model, outside = loud(vocab_multiple=16), tokens()
+    outside[1, 3] = wrong
+    for call in (model, model.hidden):
+        with pytest.raises(ValueError, match=rf"tokens must be ids in \[0, 29\), got {wrong}"):
+            call(outside)
+
+
 def test_a_full_cache_says_so():
     model = loud()
     cache = Cache(model.config, 2, 12, like=model.embed.weight)

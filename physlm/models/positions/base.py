@@ -120,8 +120,8 @@ def by_distance(columns: Float[Tensor, "*heads T R"], *, upper: bool = False) ->
     """Every row moved by its number, so that columns of distances become columns of tokens; no entry is looked up.
 
     Args:
-        columns: with `R = 2T - 1`, entry (t, s) of the result is `columns[t, s - t + T - 1]`. With `R = T` it is the same
-            on and below the diagonal; what is above it has no meaning and must be masked.
+        columns: with `R = 2T - 1`, entry (t, s) of the result is `columns[t, s - t + T - 1]`. With `R = T` it is the
+            same on and below the diagonal; what is above it has no meaning and must be masked.
         upper: with `R = T`, entry (t, s) is `columns[t, s - t]` on and above the diagonal, without meaning below.
 
     Source: Dai et al. 2019, App. B.

@@ -3,8 +3,8 @@
 - The score of query i and key j at distance δ = i − j is `(q_i·k_j + q_i·K̂_δ + Q̂_δ·k_j) / √(3D)`, with
   `K̂_δ = W_K P_δ` and `Q̂_δ = W_Q P_δ`. The table P is shared by all layers; each layer has a W_K and W_Q of its own.
 - Both terms pick the row of δ(i, j), query minus key. Eq. 4 of the paper has δ(j, i) in the position-to-content term;
-  the authors' code picks δ(i, j) there as well, and so do `transformers`, which we are tested against. A causal model
-  could not do otherwise: with δ(j, i) ≤ 0 that term would need rows of its own, for distances that never occur.
+  the authors' code picks δ(i, j) there as well, as does `transformers`, beside which this is tested. Nor has a causal
+  model any rows for δ(j, i), which is never positive.
 - With one of the two terms only, 3 becomes 2.
 - A causal model has rows for δ = 0 to `distances` − 1, a bidirectional one for −`distances` to `distances` − 1; what is
   further away shares the last row.

@@ -91,6 +91,7 @@ class TransformerXLEncoding(PositionalEncoding):
         rows = rows.unsqueeze(-3).expand(*queries.shape[:3], keys.shape[2])
         heads, width = self.content_bias.shape[1:]
         scale = self.content_scale(width)
-        projected = rearrange(table @ self.projection[layer].mT, "R (H D) -> H R D", H=heads) * scale
+        weight = self.projection[layer]
+        projected = rearrange(table.to(weight.dtype) @ weight.mT, "R (H D) -> H R D", H=heads) * scale
         of_distances = ((queries + self.distance_bias[layer, :, None]) @ projected.mT).gather(-1, rows)
         return of_distances + (self.content_bias[layer, :, None] * scale) @ keys.mT
