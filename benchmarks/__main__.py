@@ -15,9 +15,20 @@ import tyro
 from benchmarks.harness import HELP, THREADS, MissingPeerError, Settings, measure, publish
 
 Name = Literal[
-    "bios", "cfg-sample", "cfg-parse", "cfg-next", "train", "stacked", "evaluate", "attention", "import", "gpu"
+    "bios",
+    "cfg-sample",
+    "cfg-parse",
+    "cfg-next",
+    "igsm",
+    "igsm-judge",
+    "train",
+    "stacked",
+    "evaluate",
+    "attention",
+    "import",
+    "gpu",
 ]
-_MODULES = {"import": "imports", "cfg-sample": "cfg_sample", "cfg-parse": "cfg_parse", "cfg-next": "cfg_next"}
+_MODULES = {"import": "imports"}
 _ONLY_WHEN_ASKED = ("gpu",)
 
 
@@ -58,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(options.quick, repetitions, THREADS.get(options.name, 1))
     os.environ.update(settings.environment())
     try:
-        module = import_module(f"benchmarks.{_MODULES.get(options.name, options.name)}")
+        module = import_module(f"benchmarks.{_MODULES.get(options.name, options.name.replace('-', '_'))}")
         publish(*measure(module.run, settings))
     except MissingPeerError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -32,7 +32,9 @@ Speed and memory beside a public peer, measured in the same run.
   cfg-sample sentences of a grammar: tokens per CPU-second, beside rewriting one symbol at a time
   cfg-parse  membership and number of derivations: sentences per CPU-second, beside `nltk`
   cfg-next   exact next-token distributions: sentences per CPU-second, beside `nltk`
-  train      training a small model: tokens per second, beside GPT-2 of `transformers`
+  igsm       problems of grade-school math: problems per CPU-second, beside plain Python
+  igsm-judge checking their solutions: solutions per CPU-second, beside plain Python
+  train      training a small model: tokens per second, beside the same model in `transformers`
   stacked    training eight seeds at once: tokens per second, beside one after another
   evaluate   scoring answers: questions per second, beside `generate` of `transformers`
   attention  attention in training: tokens per second, beside PyTorch's kernel; the cost of every encoding

@@ -51,7 +51,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["bios", "cfg-sample", "cfg-parse", "cfg-next", "train", "stacked", "evaluate", "attention", "import"]
+    "name",
+    [
+        *("bios", "cfg-sample", "cfg-parse", "cfg-next", "igsm", "igsm-judge"),
+        *("train", "stacked", "evaluate", "attention", "import"),
+    ],
 )
 def test_last_line_is_a_complete_record(name):
     if name in ("train", "evaluate", "import"):

@@ -378,7 +378,10 @@ def with_spare(model):
         ({"streams": [make_stream()]}, "streams must be one for each of 2 models, got 1"),
         ({"streams": [make_stream(), make_stream(1, batch_size=5)]}, "got batch_size 4 in model 0 and 5 in model 1"),
         ({"streams": [make_stream(rank=0, ranks=2), make_stream(1)]}, "a stream of 2 ranks"),
-        ({"models": [make_model(n, vocab_size=8) for n in range(2)]}, "vocab_size must be ≥ .* BiographyWorld .* got 8"),
+        (
+            {"models": [make_model(n, vocab_size=8) for n in range(2)]},
+            "vocab_size must be ≥ .* BiographyWorld .* got 8",
+        ),
         ({"recipes": [SHORT, EXACT]}, "the same recipe, got steps 8 in model 0 and 24 in model 1"),
         ({"recipes": [SHORT, replace(SHORT, precision="bfloat16")]}, "got precision float32"),
         ({"objective": [NextToken()]}, "objectives must be one for each of 2 models, got 1"),
