@@ -88,15 +88,15 @@ def contest(
     if choose_precision("auto", CPU) != torch.float32:
         precisions["bfloat16"] = "bfloat16"
     model, learned = Transformer(config, seed=0), Transformer(replace(config, position=Learned()), seed=0)
-    special = {"eos": world.eos, "pad": world.pad}
+    eos, pad = world.eos, world.pad
     loops: dict[str, Callable[[], object]] = {}
     for name, precision in precisions.items():
         in_precision = replace(recipe, precision=precision)
         loops[f"ours {name}"] = our_loop(config, stream(), in_precision)
         peers = {
-            "same model": counterpart(model, **special),
-            "gpt2": gpt2_like(learned, **special),
-            "gpt2 as it comes": gpt2_like(learned, **special, default_gelu=True),
+            "same model": counterpart(model, eos=eos, pad=pad),
+            "gpt2": gpt2_like(learned, eos=eos, pad=pad),
+            "gpt2 as it comes": gpt2_like(learned, eos=eos, pad=pad, default_gelu=True),
         }
         for kind, peer in peers.items():
             loops[f"{kind} {name}"] = peer_loop(peer, stream(), in_precision)
