@@ -107,6 +107,13 @@ def test_other_precisions_are_left_alone(monkeypatch, dtype):
         assert torch.equal(linear(inputs, weight, bias), F.linear(inputs, weight, bias))
 
 
+def test_long_sums_are_left_alone(monkeypatch):
+    monkeypatch.setattr(module, "_OPERATOR", refuse)
+    inputs, weight, bias = parts(MANY, module.MAX_INPUTS + 1)
+    with torch.inference_mode():
+        assert torch.equal(linear(inputs, weight, bias, "relu"), F.linear(inputs, weight, bias).relu())
+
+
 def test_autocast_is_left_alone(monkeypatch):
     monkeypatch.setattr(module, "_OPERATOR", refuse)
     layer = nn.Linear(32, 48)
