@@ -159,7 +159,7 @@ class IGSMWorld:
 
         Args:
             truth: the problem.
-            tokens: what comes after <sol>, or a document; of a document, what is before is not looked at.
+            tokens: what comes after <sol>, or a document from <bos> on, of which what is before <sol> is not looked at.
 
         Returns:
             If wrong, the position of the first wrong token within `tokens`; the explanation counts from <sol>.
@@ -170,8 +170,10 @@ class IGSMWorld:
                 words = self.subwords.read(tokens)
             except ValueError as error:
                 return Judgement(False, None, f"format: {error}")
-        (delimiters,) = np.nonzero(words == self.vocabulary.sol)
-        start = int(delimiters[0]) + 1 if len(delimiters) else 0
+        start = 0
+        if len(words) and words[0] == self.vocabulary.bos:  # a document; within a solution, <sol> is a mistake
+            (delimiters,) = np.nonzero(words == self.vocabulary.sol)
+            start = int(delimiters[0]) + 1 if len(delimiters) else 0
         verdict = self.judge.check(truth, words[start:])
         position = None if verdict.position is None else start + verdict.position
         if self.subwords is not None and position is not None:

@@ -176,3 +176,16 @@ def test_problems_are_those_that_were_always_made(name):
 def test_bad_requests_are_refused(world, ask, error, message):
     with pytest.raises(error, match=message):
         ask(world)
+
+
+def test_a_solution_may_not_be_begun_again():
+    """Or a model could write anything, then <sol> and the right solution."""
+    world = IGSMWorld(IGSMConfig(seed=0))
+    sample = world["test", 3]
+    first = int(np.flatnonzero(sample.tokens == world.vocabulary.sol)[0])
+    solution = sample.tokens[first + 1 :]
+    assert world.check(sample.truth, solution)
+    assert world.check(sample.truth, sample.tokens)
+    again = world.check(sample.truth, np.concatenate([solution[:5], [world.vocabulary.sol], solution]))
+    assert not again
+    assert again.position == 5
