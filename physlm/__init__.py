@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         reroot,
     )
     from physlm.worlds.cfg.dense import DenseParser
+    from physlm.worlds.igsm import IGSMConfig, IGSMWorld
 
 __all__ = [
     "T5",
@@ -101,6 +102,8 @@ __all__ = [
     "GrammarError",
     "HardAlibi",
     "HuggingFaceTokenizer",
+    "IGSMConfig",
+    "IGSMWorld",
     "Implicit",
     "Judgement",
     "Kerple",
@@ -273,6 +276,7 @@ _HOMES = {
         "reroot",
     ),
     "physlm.worlds.cfg.dense": ("DenseParser",),
+    "physlm.worlds.igsm": ("IGSMConfig", "IGSMWorld"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = ("data", "evaluation", "lab", "models", "randomness", "training", "worlds")
