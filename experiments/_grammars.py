@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from experiments._predictions import divergence, log_probabilities
 from physlm.data.contract import IntArray
 from physlm.data.streams import PackedStream, Source
 from physlm.lab import Workspace
 from physlm.lab.results import pack_items
-from physlm.models.decoding import evaluating
 from physlm.models.generation import generate
 from physlm.models.positions import PositionConfig
 from physlm.models.transformer import Transformer, TransformerConfig
@@ -243,33 +243,21 @@ def complete(
 
 
 def divergences(
-    model: Transformer, parser: Parser, sentences: Sequence[IntArray], bos: int, *, batch_size: int = 128
+    model: Transformer, parser: Parser, sentences: Sequence[IntArray], bos: int, *, at_once: int = 1024
 ) -> NDArray[np.float64]:
     """KL from the exact next-token distribution to the model's, mean over the prefixes of each sentence, in nats.
 
-    The model's distribution is taken over terminals and the end of the sentence.
+    The model's distribution is taken over terminals and the end of the sentence. Predictions for `at_once` sentences
+    are held in memory.
     """
-    outcomes = len(parser.grammar.terminals) + 1
-    order = np.argsort([len(sentence) for sentence in sentences], kind="stable")
-    result = np.zeros(len(sentences))
-    with evaluating(model) as place:
-        for start in range(0, len(order), batch_size):
-            batch = [int(i) for i in order[start : start + batch_size]]
-            tokens = np.zeros((len(batch), max(len(sentences[i]) for i in batch) + 1), dtype=np.int64)
-            tokens[:, 0] = bos
-            for row, i in enumerate(batch):
-                tokens[row, 1 : len(sentences[i]) + 1] = sentences[i]
-            logits = model(torch.from_numpy(tokens).to(place)).double()[..., 1 : outcomes + 1]
-            predicted = logits.log_softmax(-1).cpu().numpy()
-            for row, i in enumerate(batch):
-                result[i] = _divergence(parser.chart(sentences[i]).next_token, predicted[row, : len(sentences[i]) + 1])
-    return result
-
-
-def _divergence(truth: NDArray[np.float64], log_predicted: NDArray[np.float64]) -> float:
-    possible = truth > 0
-    logs = np.log(truth, where=possible, out=np.zeros_like(truth))
-    return float(np.where(possible, truth * (logs - log_predicted), 0.0).sum(axis=1).mean())
+    outcomes = np.arange(1, len(parser.grammar.terminals) + 2)
+    result = []
+    for start in range(0, len(sentences), at_once):
+        part = sentences[start : start + at_once]
+        predicted = log_probabilities(model, [np.append(bos, sentence) for sentence in part], outcomes)
+        truths = (parser.chart(sentence).next_token for sentence in part)
+        result += [divergence(truth, logs).mean() for truth, logs in zip(truths, predicted, strict=True)]
+    return np.array(result)
 
 
 def baseline_divergence(world: CFGWorld, parser: Parser, sentences: Sequence[IntArray], order: int) -> float:
@@ -281,12 +269,13 @@ def baseline_divergence(world: CFGWorld, parser: Parser, sentences: Sequence[Int
         for i in range(order - 1, len(text)):
             counts.setdefault(tuple(text[i - order + 1 : i]), np.ones(outcomes))[text[i] - 1] += 1
     uniform = np.full(outcomes, 1 / outcomes)
-    divergence = []
+    found = []
     for sentence in sentences:
         text = [world.bos] * (order - 1) + sentence.tolist()
         seen = [counts.get(tuple(text[i : i + order - 1]), uniform) for i in range(len(sentence) + 1)]
-        divergence.append(_divergence(parser.chart(sentence).next_token, np.log([row / row.sum() for row in seen])))
-    return float(np.mean(divergence))
+        predicted = np.log([row / row.sum() for row in seen])
+        found.append(divergence(parser.chart(sentence).next_token, predicted).mean())
+    return float(np.mean(found))
 
 
 def diversity(
@@ -307,7 +296,7 @@ def diversity(
 def measure(model: Transformer, preset: GrammarPreset, world: CFGWorld, seed: int) -> dict[str, Any]:
     """Everything about a trained model: accuracies by cut, divergence, diversity, and n-grams as a baseline."""
     parser, sentences = Parser(world.grammar), test_sentences(world, preset.sentences)
-    divergence = divergences(model, parser, sentences, world.bos)
+    found = divergences(model, parser, sentences, world.bos)
     accuracies = {}
     for cut in preset.cuts:
         key = Key.of("completions", seed, cut)
@@ -316,9 +305,9 @@ def measure(model: Transformer, preset: GrammarPreset, world: CFGWorld, seed: in
     lengths = np.array([len(sentence) + 1 for sentence in sentences])
     return {
         "accuracy": accuracies,
-        "divergence": float(divergence.mean()),
+        "divergence": float(found.mean()),
         # p* puts no mass outside the language, so at least this share of the model's own sentences must be right.
-        "least_accuracy": float(np.exp(-(divergence * lengths).mean())),
+        "least_accuracy": float(np.exp(-(found * lengths).mean())),
         "n_gram_divergence": {str(order): baseline_divergence(world, parser, sentences, order) for order in (1, 3, 5)},
         **diversity(model, world, sentences, parser, Key.of("diversity", seed)),
     }

@@ -9,7 +9,6 @@ Claims CFG-1 to CFG-5 and CFG-19. Source: Physics of Language Models 1, section 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,13 @@ ENCODINGS: dict[str, PositionConfig] = {
 ON_EASY = ("absolute", "rotary")
 ON_OTHERS = ("rotary",)
 BROKEN_WINDOWS = "uniform_one_token"
+
+WHOLE_GRAMMARS = (
+    GrammarShape(label="easy", grammar="cfg3b"),
+    GrammarShape(label="hard", grammar="cfg3f"),
+    GrammarShape(label="many-symbols", grammar="cfg3e2"),
+    GrammarShape(label="ambiguous", grammar="cfg3g"),
+)
 
 PRESETS: dict[Scale, GrammarPreset] = {
     "smoke": GrammarPreset(
@@ -82,12 +88,7 @@ PRESETS: dict[Scale, GrammarPreset] = {
         cuts=(0, 10),
     ),
     "gpu": GrammarPreset(
-        grammars=(
-            GrammarShape(label="easy", grammar="cfg3b"),
-            GrammarShape(label="hard", grammar="cfg3f"),
-            GrammarShape(label="many-symbols", grammar="cfg3e2"),
-            GrammarShape(label="ambiguous", grammar="cfg3g"),
-        ),
+        grammars=WHOLE_GRAMMARS,
         layers=8,
         heads=8,
         width=512,
@@ -99,12 +100,7 @@ PRESETS: dict[Scale, GrammarPreset] = {
         cuts=(0, 50),
     ),
     "paper": GrammarPreset(
-        grammars=(
-            GrammarShape(label="easy", grammar="cfg3b"),
-            GrammarShape(label="hard", grammar="cfg3f"),
-            GrammarShape(label="many-symbols", grammar="cfg3e2"),
-            GrammarShape(label="ambiguous", grammar="cfg3g"),
-        ),
+        grammars=WHOLE_GRAMMARS,
         layers=12,
         heads=12,
         width=768,
@@ -135,7 +131,6 @@ def run(preset: GrammarPreset, condition: Condition, seed: int, workspace: Works
     config = preset.config(world.vocab_size, position)
     model, records, seconds = learn(workspace, preset, world, config, seed)
     metrics = measure(model, preset, world, seed)
-    shutil.rmtree(workspace.scratch / "training", ignore_errors=True)
     return {
         "parameters": parameter_count(config),
         "cpu_seconds_per_step": seconds,

@@ -32,7 +32,7 @@ def model(world):
 
 def test_divergence_is_that_of_a_loop_over_prefixes(model, world):
     parser, sentences = Parser(world.grammar), grammars.test_sentences(world, 5)
-    got = grammars.divergences(model, parser, sentences, world.bos, batch_size=2)
+    got = grammars.divergences(model, parser, sentences, world.bos, at_once=2)
     for sentence, divergence in zip(sentences, got, strict=True):
         truth = parser.chart(sentence).next_token
         terms = []
