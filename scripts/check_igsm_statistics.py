@@ -12,8 +12,8 @@ the label of a random question is true, in percent, and 100 minus the majority b
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,20 @@ LARGEST_RATIO = 0.05
 LARGEST_POINTS = 1.5
 
 
+def options() -> argparse.Namespace:
+    """What was asked for; an unknown option is refused before anything is written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="draw and write nothing, compare what is recorded; exit code 1 if a row is off",
+    )
+    return parser.parse_args()
+
+
 def main() -> int:
     """Draw, write and compare, or only compare."""
-    if "--check" not in sys.argv[1:]:
+    if not options().check:
         found = {"problems": PROBLEMS, "families": {name: measured(name) for name in FAMILIES}}
         RECORD.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     families = json.loads(RECORD.read_text(encoding="utf-8"))["families"]

@@ -10,11 +10,11 @@ logits are from our own in float32.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import importlib.metadata
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,9 +50,16 @@ MODELS: dict[str, dict[str, Any]] = {
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
+def options() -> argparse.Namespace:
+    """What was asked for; an unknown option is refused before anything is written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if something is out of date")
+    return parser.parse_args()
+
+
 def main() -> int:
     """Measure and write, or check."""
-    check = "--check" in sys.argv[1:]
+    check = options().check
     if not check:
         RECORD.write_text(json.dumps(record(), indent=1) + "\n", encoding="utf-8")
     before = PAGE.read_text(encoding="utf-8")

@@ -15,11 +15,11 @@ line of the module, and its verdicts are those in `results/`.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import pkgutil
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -159,9 +159,16 @@ def table(kind: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+def options() -> argparse.Namespace:
+    """What was asked for; an unknown option is refused before anything is written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if something is out of date")
+    return parser.parse_args()
+
+
 def main() -> int:
     """Rewrite, or check."""
-    check = "--check" in sys.argv[1:]
+    check = options().check
     stale = []
     for path in pages():
         before = path.read_text(encoding="utf-8")
