@@ -18,15 +18,12 @@ are stored by end and state, in the order in which they are found.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_Arguments = ParamSpec("_Arguments")
-_Returned = TypeVar("_Returned")
+from physlm.worlds.compiling import compiled
 
 COUNT = 0
 """Mode in which `second` is the number of derivations, rounded beyond 2**53."""
@@ -124,14 +121,6 @@ class Spans(NamedTuple):
     start: NDArray[np.int32]
     inside: NDArray[np.float64]
     second: NDArray[np.float64]
-
-
-def compiled(function: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Returned]:
-    """Compile with numba, kept on disk if there is a folder to keep it in."""
-    try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:  # neither the installation nor the user's cache folder can be written
-        return numba.njit(function)
 
 
 @compiled

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physlm.data.contract import IntArray
-from physlm.worlds.cfg.kernels import compiled
+from physlm.worlds.compiling import compiled
 from physlm.worlds.igsm.config import Rendering
 from physlm.worlds.igsm.vocabulary import Vocabulary
 

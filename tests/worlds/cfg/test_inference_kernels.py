@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 
-from physlm.worlds.cfg import kernels
 from physlm.worlds.cfg.automaton import EMPTY, build
 from physlm.worlds.cfg.grammar import Grammar
 
@@ -16,25 +15,6 @@ def test_importing_inference_does_not_load_numba():
     code = "import sys, physlm.worlds.cfg.inference, physlm.worlds.cfg.entropy; print('numba' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-def test_code_is_compiled_where_nothing_can_be_written(monkeypatch):
-    asked = []
-
-    def refuse_to_keep(function=None, **options):
-        asked.append(options)
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function 'double': no locator available")
-        return lambda x: ("compiled", function(x))
-
-    def decorator(function=None, **options):
-        if function is None:
-            return lambda f: refuse_to_keep(f, **options)
-        return refuse_to_keep(function, **options)
-
-    monkeypatch.setattr(kernels.numba, "njit", decorator)
-    assert kernels.compiled(lambda x: 2 * x)(21) == ("compiled", 42)
-    assert asked == [{"cache": True}, {}]
 
 
 def test_the_automaton_shares_what_rules_have_in_common():
