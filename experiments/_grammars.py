@@ -12,16 +12,15 @@ Source: Physics of Language Models, part 1, §3 and App. A, B; definitions in it
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from experiments import _fitting
 from experiments._predictions import divergence, log_probabilities
 from physlm.data.contract import IntArray
 from physlm.data.streams import PackedStream, Source
@@ -31,7 +30,6 @@ from physlm.models.generation import generate
 from physlm.models.positions import PositionConfig
 from physlm.models.transformer import Transformer, TransformerConfig
 from physlm.randomness import Key
-from physlm.training.loop import train
 from physlm.training.recipe import MuonRecipe, Recipe
 from physlm.worlds.cfg.config import CFGConfig
 from physlm.worlds.cfg.inference import Parser
@@ -116,11 +114,6 @@ def make_world(config: CFGConfig) -> CFGWorld:
     return CFGWorld(config)
 
 
-def device() -> torch.device:
-    """The accelerator if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def fit(
     workspace: Workspace,
     world: CFGWorld,
@@ -139,8 +132,6 @@ def fit(
         The model; its log, with what `evaluate` says of the model at every point; and the CPU seconds of a step,
         evaluations aside.
     """
-    torch.set_num_threads(threads)
-    model = Transformer(config, seed=seed).to(device())
     stream = PackedStream(
         [Source(world, "train")],
         context=config.context,
@@ -148,26 +139,9 @@ def fit(
         key=Key.of("packing", seed),
         overflow="continue",
     )
-    spent = 0.0
-
-    def measured() -> Mapping[str, Any]:
-        nonlocal spent
-        started = time.process_time()
-        found = evaluate(model)
-        spent += time.process_time() - started
-        return found
-
-    started = time.process_time()
-    records = train(
-        model,
-        stream,
-        recipe,
-        evaluate=measured,
-        log_every=max(1, recipe.steps // log_points),
-        folder=workspace.scratch / "training",
-        progress=workspace.progress,
+    return _fitting.fit(
+        workspace, stream, config, seed, evaluate, recipe=recipe, log_points=log_points, threads=threads
     )
-    return model, records, (time.process_time() - started - spent) / recipe.steps
 
 
 def learn(

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from experiments._biographies import ModelShape
 from experiments._encoder_plots import plots
-from experiments._grammars import SMALL_RECIPE, GrammarShape, complete, device, make_world, test_sentences
+from experiments._fitting import device
+from experiments._grammars import SMALL_RECIPE, GrammarShape, complete, make_world, test_sentences
 from experiments._hidden_tokens import (
     answers,
     constituent_questions,

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from experiments._biographies import ModelShape
-from experiments._grammars import SMALL_RECIPE, GrammarShape, complete, device, make_world
+from experiments._fitting import device
+from experiments._grammars import SMALL_RECIPE, GrammarShape, complete, make_world
 from experiments._predictions import divergence, log_probabilities
 from physlm.data.contract import IntArray
 from physlm.data.streams import PackedStream, Source

@@ -30,7 +30,8 @@ import torch
 
 from experiments._biographies import ModelShape, WorldShape
 from experiments._biographies import make_world as make_biographies
-from experiments._grammars import SMALL_RECIPE, GrammarShape, device
+from experiments._fitting import device
+from experiments._grammars import SMALL_RECIPE, GrammarShape
 from experiments._grammars import make_world as make_grammar
 from experiments._text_parts import (
     CONTENT,

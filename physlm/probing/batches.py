@@ -25,7 +25,9 @@ class DocumentBatch:
         places: row of the batch and position of each, `[2, n]`.
     """
 
-    def __init__(self, samples: Samples, documents: IntArray, lengths: IntArray, rows: IntArray, inputs: Inputs):
+    def __init__(
+        self, samples: Samples, documents: IntArray, lengths: NDArray[np.int64], rows: IntArray, inputs: Inputs
+    ):
         offsets = np.asarray(samples.offsets, dtype=np.int64)
         self.inside = np.arange(lengths.max()) < lengths[:, None]
         self.tokens = np.zeros(self.inside.shape, dtype=np.int64)
@@ -52,7 +54,7 @@ class PlacesByDocument:
             return np.maximum.reduceat(self.inputs.positions[self.order], self.first[:-1]).astype(np.int64) + 1
         return np.diff(self.inputs.samples.offsets)[self.documents].astype(np.int64)
 
-    def batch(self, chosen: IntArray, lengths: IntArray) -> DocumentBatch:
+    def batch(self, chosen: IntArray, lengths: NDArray[np.int64]) -> DocumentBatch:
         """The documents with these numbers among `documents`, each read up to its length."""
         rows = self.order[ranges(self.first[chosen], np.diff(self.first)[chosen])]
         return DocumentBatch(self.inputs.samples, self.documents[chosen], lengths[chosen], rows, self.inputs)

@@ -8,7 +8,7 @@
 | shuffled labels | the same probe, fitted to labels in another order | the probe's own prior |
 | untrained model | the same probe on a model of the same shape as it was drawn | the shape alone, or the tokens, tell |
 | embedding layer | the same probe on what enters the first block | the token alone tells |
-| control task | labels drawn for each type (token) from the prior | the probe memorises; the difference is its selectivity |
+| control task | a label for each type (token), drawn from the prior | the probe memorises; the rest is selectivity |
 | disjoint entities | nobody is on both sides | the probe remembers entities |
 | description length | bits of an online code of the labels | accuracy was bought by many examples |
 
@@ -16,8 +16,8 @@ Shuffled labels and the control task are further tasks of the same fit, and the 
 all of it costs three fits: this one, that of the untrained model, and the parts of the online code.
 
 Shape legend: N places, L layers.
-Source: Hewitt and Liang 2019; Voita and Titov 2020, §2.2 (online code and its portions); Zhang and Bowman 2018 (untrained
-models).
+Source: Hewitt and Liang 2019 (control tasks); Voita and Titov 2020 (description length); Zhang and Bowman 2018
+(untrained models).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 from physlm.data.contract import IntArray
 from physlm.data.streams import IGNORE
 from physlm.probing.description_length import PORTIONS, description_lengths
-from physlm.probing.heads import Labels, ProbeTraining
+from physlm.probing.heads import Labels, ProbeTraining, labels_at
 from physlm.probing.inputs import BoolArray
 from physlm.probing.linear import LinearProbes, Norm
 from physlm.probing.probes import Probes, Probing, R
@@ -177,12 +177,8 @@ def _fit_and_ask(
 
     Shuffled labels are true ones at held-out places; there, only their order in fitting was changed.
     """
-    probes = probing.make().fit(probing.inputs.subset(fitted), _at(labels, fitted))
-    return probes, probes.correct(probing.inputs.subset(held_out), _at(labels, held_out))
-
-
-def _at(labels: Labels, rows: IntArray) -> dict[str, IntArray]:
-    return {name: values[rows] for name, values in labels.items()}
+    probes = probing.make().fit(probing.inputs.subset(fitted), labels_at(labels, fitted))
+    return probes, probes.correct(probing.inputs.subset(held_out), labels_at(labels, held_out))
 
 
 def evaluate_states(
@@ -215,11 +211,16 @@ def evaluate_states(
 
     Args:
         states: N places of the trained model; one layer is the embedding, or it is given on its own.
-        labels, entities, types, key, fitted, portions: as for `evaluate`.
+        labels: by task, `[N]`, `IGNORE` where it is not asked.
+        entities: whom or what each place is about, `[N]`.
+        key: governs everything that is drawn.
+        types: what the control task gives a label to, `[N]`.
         untrained: the same places and layers of a model of the same shape as it was drawn.
         embedding: name of the layer that is the embedding, or its states.
+        fitted: share of the entities that is fitted, or which places are, `[N]`.
         training: how the probes are fitted.
         norm: what is done to states first.
+        portions: of the online code; `None` leaves it out.
     """
 
     def reading(inputs: States) -> Probing[States]:

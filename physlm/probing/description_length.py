@@ -1,8 +1,8 @@
 """Description length: how many bits it takes to send labels to somebody who has the hidden states.
 
-By the online code: the labels of a first portion are sent with all classes alike; then a probe is fitted to all that was
-sent and codes the next portion by its probabilities, and so on. A label that is easy to read off is cheap early on, so
-this tells few examples from many, which accuracy does not.
+By the online code: the labels of a first portion are sent with all classes alike; then a probe is fitted to all that
+was sent and codes the next portion by its probabilities, and so on. A label that is easy to read off is cheap early
+on, so this tells few examples from many, which accuracy does not.
 
 Shape legend: N places, L layers.
 Source: Voita and Titov 2020, §2.2 (the code and its portions). That each distribution is mixed with a little of the
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from physlm.data.contract import IntArray
 from physlm.data.streams import IGNORE
-from physlm.probing.heads import Labels
+from physlm.probing.heads import Labels, labels_at
 from physlm.probing.probes import Probing, R
 from physlm.probing.results import DescriptionLength
 from physlm.randomness import Key
@@ -73,11 +73,11 @@ def description_lengths(
             subset = {name: tasks[name] for name in fitted}
             probes = probing.make().fit(
                 probing.inputs.subset(known),
-                _at(subset, known),
+                labels_at(subset, known),
                 classes={name: classes[name] for name in fitted},
                 training=replace(whole.training, steps=steps),
             )
-            cost = probes.bits(probing.inputs.subset(told), _at(subset, told), smoothing=SMOOTHING)
+            cost = probes.bits(probing.inputs.subset(told), labels_at(subset, told), smoothing=SMOOTHING)
         for name in tasks:
             alike = _asked(tasks[name], told) * float(np.log2(len(classes[name])))
             bits[name] = bits[name] + cost.get(name, alike)

@@ -1,7 +1,7 @@
 """What all probes share: tasks and their labels, the loss of many heads at once, and how they are trained.
 
-- A task is a set of classes and a label for every place, `IGNORE` where it is not asked. The outputs of all tasks lie side
-  by side, those with equally many classes as one block, so that one product and one softmax serve them all.
+- A task is a set of classes and a label for every place, `IGNORE` where it is not asked. The outputs of all tasks lie
+  side by side, those with equally many classes as one block, so that one product and one softmax serve them all.
 - Every layer and task has weights of its own, and the loss is a sum over them. AdamW treats every weight alone, so a
   head that is fitted together with others is the head that would be fitted alone.
 
@@ -76,6 +76,11 @@ class ProbeTraining:
         )
 
 
+def labels_at(labels: Labels, rows: IntArray) -> dict[str, IntArray]:
+    """The labels of some places."""
+    return {name: values[rows] for name, values in labels.items()}
+
+
 class Tasks:
     """The classes of several tasks, and where their outputs are.
 
@@ -100,7 +105,7 @@ class Tasks:
             raise ValueError(f"labels of all tasks must be [places] of one length, got {shapes}")
         found: dict[str, IntArray] = {}
         for name, values in labels.items():
-            if np.asarray(values).dtype.kind not in "iub":
+            if np.asarray(values).dtype.kind not in "iu":
                 raise ValueError(f"labels must be whole numbers, got {np.asarray(values).dtype} in task {name!r}")
             given = (classes or {}).get(name)
             found[name] = np.unique(values[values != IGNORE]) if given is None else np.asarray(given)
@@ -205,13 +210,14 @@ class Standardise(nn.Module):
 
     def __init__(self, blocks: Sequence[NDArray[np.float32]] | Iterator[NDArray[np.float32]]) -> None:
         super().__init__()
-        count, total, squares = 0, np.float64(0.0), np.float64(0.0)
+        count, total, squares = 0, np.zeros(()), np.zeros(())
         shift: NDArray[np.float64] | None = None
         for block in blocks:
             # Sums of squares about a value nearby lose no digits.
             values = block.astype(np.float64)
-            shift = values[0] if shift is None else shift
-            values -= shift
+            if shift is None:
+                shift = values[0]
+            values = values - shift
             count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
         if shift is None:
             raise ValueError("states must have at least 1 place, got 0")

@@ -1,8 +1,8 @@
 """What a probe reads: documents, and the positions in them where hidden states are read.
 
 - Positions and labels come from marks; nothing is searched for in the tokens.
-- `select` and `extend` make the documents that probes are asked about, which a world does not tell by themselves: a name
-  alone (Q-probing), or the beginning of a solution followed by the name of a parameter (V-probing).
+- `select` and `extend` make documents that a world does not tell and probes are asked about: a name alone (Q-probing),
+  or the beginning of a solution followed by the name of a parameter (V-probing).
 
 Shapes: D documents, N places.
 Source: Physics of Language Models 3.1, App. E and F (P- and Q-probing); 2.1, §4.1 (V-probing).
@@ -74,7 +74,7 @@ class Inputs:
             raise ValueError(f"chosen must be aligned with {samples.tokens.shape} tokens, got {chosen.shape}")
         places = np.flatnonzero(chosen)
         documents = np.searchsorted(samples.offsets, places, side="right") - 1
-        return cls(samples, documents, places - np.asarray(samples.offsets)[documents])
+        return cls(samples, documents, places - samples.offsets[documents])
 
     @classmethod
     def last(cls, samples: Samples) -> Inputs:
@@ -87,7 +87,7 @@ class Inputs:
     @property
     def places(self) -> NDArray[np.int64]:
         """Index of every place in `samples.tokens`, `[N]`."""
-        return np.asarray(self.samples.offsets, dtype=np.int64)[self.documents] + self.positions
+        return self.samples.offsets.astype(np.int64)[self.documents] + self.positions
 
     @property
     def tokens(self) -> IntArray:
@@ -119,7 +119,8 @@ def select(samples: Samples, keep: BoolArray, *, before: Sequence[int] = (), aft
     Args:
         samples: the documents.
         keep: which tokens stay, `[total_tokens]`.
-        before, after: tokens that open and close every document; their marks are `OUTSIDE`.
+        before: tokens that open every document; their marks are `OUTSIDE`.
+        after: tokens that close it; likewise.
     """
     if keep.shape != samples.tokens.shape:
         raise ValueError(f"keep must be aligned with {samples.tokens.shape} tokens, got {keep.shape}")
@@ -141,17 +142,18 @@ def extend(samples: Samples, documents: IntArray, lengths: IntArray, suffixes: S
     whole = np.diff(samples.offsets)[documents]
     if (lengths < 0).any() or (lengths > whole).any():
         raise ValueError(f"lengths must be in 0..{whole.max()}, the length of their document, got {lengths.tolist()}")
-    kept = ranges(np.asarray(samples.offsets)[documents], np.asarray(lengths))
-    return _assemble(samples, kept, lengths, [np.zeros(0, dtype=np.int64)] * len(documents), suffixes)
+    told = lengths.astype(np.int64)
+    kept = ranges(samples.offsets[documents].astype(np.int64), told)
+    return _assemble(samples, kept, told, [np.zeros(0, dtype=np.int64)] * len(documents), suffixes)
 
 
 def _assemble(
-    samples: Samples, kept: IntArray, lengths: IntArray, before: Sequence[IntArray], after: Sequence[IntArray]
+    samples: Samples, kept: IntArray, lengths: NDArray[np.int64], before: Sequence[IntArray], after: Sequence[IntArray]
 ) -> Samples:
     """Documents of an opening, so many of the kept tokens, and a closing each."""
     opening, closing = (np.array([len(part) for part in parts], dtype=np.int64) for parts in (before, after))
     offsets = np.concatenate([[0], np.cumsum(opening + lengths + closing)])
-    target = ranges(offsets[:-1] + opening, np.asarray(lengths))
+    target = ranges(offsets[:-1] + opening, lengths)
 
     def laid_out(values: IntArray) -> IntArray:
         row = np.full(offsets[-1], OUTSIDE, dtype=np.int64)

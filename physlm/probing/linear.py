@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from physlm.data.contract import IntArray
 from physlm.data.streams import IGNORE
 from physlm.probing.heads import LinearHeads, ProbeTraining, Standardise, Tasks, fit_heads, shuffled_batches
-from physlm.probing.inputs import BoolArray, Rows
+from physlm.probing.inputs import Rows
 from physlm.probing.probes import Probes
 from physlm.probing.states import States
 from physlm.randomness import Key
@@ -124,7 +124,7 @@ class LinearProbe:
     def __init__(self, training: ProbeTraining | None = None, *, norm: Norm = "batch", key: Key) -> None:
         self._probes = LinearProbes(training, norm=norm, key=key)
 
-    def fit(self, states: NDArray[Any], labels: IntArray | BoolArray) -> Self:
+    def fit(self, states: NDArray[Any], labels: IntArray) -> Self:
         """Fit to states `[samples, width]` and labels `[samples]`."""
         self._probes.fit(States.of(states), {"label": labels})
         return self
@@ -142,6 +142,6 @@ class LinearProbe:
         """The most probable class, `[samples]`."""
         return self._probes.predict(States.of(states))["label"][0]
 
-    def score(self, states: NDArray[Any], labels: IntArray | BoolArray) -> float:
+    def score(self, states: NDArray[Any], labels: IntArray) -> float:
         """Accuracy."""
         return float(self._probes.score(States.of(states), {"label": labels})["label"][0])

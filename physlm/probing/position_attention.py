@@ -8,8 +8,8 @@ the weights nor the sum look at what stands at k, so whatever is read off was li
   changes what can be expressed.
 - Exponentials are made once for all sentences of a batch; each sentence has its own sum over its tokens.
 
-Shape legend: L layers, B sentences, n tokens (of the longest), R heads of attention, D width of P, W width of a state, C
-outputs of all tasks together.
+Shape legend: L layers, B sentences, n tokens (of the longest), R heads of attention, D width of P, W width of a state,
+C outputs of all tasks together.
 Source: Physics of Language Models 1, eq. (4.2) and (4.3).
 """
 
@@ -135,7 +135,7 @@ class PositionAttention(nn.Module):
 
     def forward(self, states: Float[Tensor, "L B n W"], inside: Bool[Tensor, "B n"]) -> Float[Tensor, "L B n C"]:
         """Logits at every position."""
-        layers, batch, length, width = states.shape
+        layers, batch, length, _ = states.shape
         _, heads, context, head_width = self.position.shape
         if length > context:
             raise ValueError(f"sentences must have at most {context} tokens, those of the longest fitted, got {length}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class Readable(Protocol):
 
     def __len__(self) -> int: ...
 
-    def subset(self, rows: Rows) -> Self:
+    def subset(self, rows: Rows) -> Any:
         """Some of the places."""
         ...
 

@@ -250,6 +250,6 @@ def _by_position(name: str, state: Tensor, shape: torch.Size) -> Tensor:
     """A state as `[B, T, W]`."""
     if name.rpartition(".")[2] in _BY_PAIR or state.ndim < 3 or state.shape[:2] != shape:
         raise ValueError(
-            f"layers must be states by position, {tuple(shape)} and more dimensions, got {name!r} of {tuple(state.shape)}"
+            f"layers must be states by position, {tuple(shape)} and then widths, got {name!r} of {tuple(state.shape)}"
         )
     return state.flatten(2)

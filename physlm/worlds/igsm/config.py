@@ -51,6 +51,8 @@ class IGSMConfig:
             query (a control).
         categorizations: number of chains of categories that names come from, 1 to 4.
         names_per_category: number of names in each category, 4 to 100.
+        letters: number of letters in use, the first of a-z and A-Z. One of many letters hardly tells which are taken; few
+            make that easy to learn.
         problems: number of problems to train on. Any of them is made at the same cost and nothing is stored.
         test_problems: number of problems to test with. None has a solution template that any to train on has.
 
@@ -70,6 +72,7 @@ class IGSMConfig:
     solution: Solution = "shortest"
     categorizations: int = 4
     names_per_category: int = MOST_NAMES
+    letters: int = MOST_OPERATIONS
     problems: int = 1 << 30
     test_problems: int = 1 << 20
 
@@ -96,6 +99,11 @@ class IGSMConfig:
             )
         feasible = most_operations(self.max_instances)
         name = "max_operations" if self.exact_operations is None else "exact_operations"
+        if getattr(self, name) > self.letters:
+            raise ValueError(
+                f"{name} must be at most letters={self.letters}, as every operation takes a letter of its own, got "
+                f"{getattr(self, name)}"
+            )
         if getattr(self, name) > feasible:
             raise ValueError(
                 f"{name} must be in 1..{feasible} with max_instances={self.max_instances}, got {getattr(self, name)}: "
@@ -111,6 +119,7 @@ _RANGES: dict[str, tuple[int | None, int]] = {
     "modulus": (2, LARGEST_MODULUS),
     "categorizations": (1, CATEGORIZATIONS),
     "names_per_category": (LEAST_NAMES, MOST_NAMES),
+    "letters": (1, MOST_OPERATIONS),
     "problems": (1, LARGEST_SPLIT),
     "test_problems": (1, LARGEST_SPLIT),
 }

@@ -30,7 +30,9 @@ from physlm.worlds.igsm.templates import RESIDUES, TRAINING_RESIDUES
 _PATIENCE = 100
 """Draws of a problem on the wrong side of the split before another number of operations is tried ..."""
 _GIVE_UP = 1000
-"""... and before there is taken to be none."""
+"""... and, where there is no other number to try, before there is taken to be none."""
+_NUMBERS = 100
+"""Numbers of operations that are tried. A small world may have none with the one that most problems have."""
 
 
 class NoSuchProblemError(ValueError):
@@ -63,6 +65,7 @@ class Drawer:
             distribution=get_args(OperationDistribution).index(config.operation_distribution),
             bias=get_args(DepthBias).index(config.depth_bias),
             groups=np.array(load_names(config.categorizations, config.names_per_category).groups),
+            letters=config.letters,
         )
 
     def draw(self, indices: NDArray[np.int64]) -> tuple[Drawing, Steps]:
@@ -77,6 +80,7 @@ class Drawer:
         drawing.streams[:, 1] |= np.uint64(1)
         residues = np.empty(len(indices), dtype=np.int64)
         target = np.empty(len(indices), dtype=np.int64)
+        most_attempts = _GIVE_UP if config.exact_operations is not None else _NUMBERS * _PATIENCE
         rows, attempts = np.arange(len(indices)), 0
         while len(rows):
             if attempts % _PATIENCE == 0:
@@ -87,14 +91,14 @@ class Drawer:
             attempts += 1
             drawing.operations[rows] = target[rows]
             kernels.draw(rows, drawing, settings)
-            if attempts > _GIVE_UP or not drawing.operations[rows].all():
+            if attempts > most_attempts or not drawing.operations[rows].all():
                 operations = int(target[rows[drawing.operations[rows].argmin()]])
                 raise NoSuchProblemError(
                     f"problems of {operations} operations must exist in split {self._side!r} with "
                     f"max_instances={config.max_instances}, got none in {attempts} attempts: use others"
                 )
             if config.reask:
-                solution_kernels.ask_again(rows, drawing)
+                solution_kernels.ask_again(rows, drawing, config.letters)
             solution_kernels.solve(rows, drawing, config.modulus, steps)
             template_kernels.hash_templates(rows, drawing, steps, RESIDUES, residues)
             is_right = drawing.operations[rows] > 0
@@ -102,7 +106,7 @@ class Drawer:
                 is_right &= (residues[rows] < TRAINING_RESIDUES) == (self._side == "train")
             if config.solution == "everything":
                 right = rows[is_right]
-                solution_kernels.solve_everything(right, drawing)
+                solution_kernels.solve_everything(right, drawing, config.letters)
                 solution_kernels.solve(right, drawing, config.modulus, steps)
                 is_right &= drawing.operations[rows] > 0
             rows = rows[~is_right]

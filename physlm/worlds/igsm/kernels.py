@@ -60,7 +60,7 @@ class Settings(NamedTuple):
     """What of `IGSMConfig` drawing depends on, as numbers.
 
     Attributes:
-        max_operations, max_instances, modulus, categorizations: as there.
+        max_operations, max_instances, modulus, categorizations, letters: as there.
         distribution, bias: as there.
         groups: sizes of the groups of names in a category.
     """
@@ -72,6 +72,7 @@ class Settings(NamedTuple):
     distribution: int
     bias: int
     groups: NDArray[np.int64]
+    letters: int
 
 
 class Drawing(NamedTuple):
@@ -213,12 +214,12 @@ def _draw_names(stream: Stream, row: int, settings: Settings, drawing: Drawing) 
 
 
 @compiled
-def draw_letters(row: int, drawing: Drawing) -> None:
-    """As many different letters as the solution has operations, in random order."""
+def draw_letters(row: int, drawing: Drawing, count: int) -> None:
+    """As many different letters out of the first `count` as the solution has operations, in random order."""
     letters = drawing.letters[row]
-    for i in range(LETTERS):
+    for i in range(count):
         letters[i] = i
-    shuffle(drawing.streams[row], letters, drawing.operations[row], LETTERS)
+    shuffle(drawing.streams[row], letters, drawing.operations[row], count)
 
 
 @compiled
@@ -254,4 +255,4 @@ def draw(rows: NDArray[np.int64], drawing: Drawing, settings: Settings) -> None:
         for p in range(edges):
             told[p] = p
         shuffle(stream, told, edges, edges)
-        draw_letters(row, drawing)
+        draw_letters(row, drawing, settings.letters)

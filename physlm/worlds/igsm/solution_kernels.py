@@ -95,7 +95,9 @@ def _random_order(stream: Stream, mask: Mask, last: int, graph: Graph, order: ND
 
 
 @compiled
-def _solve_in_random_order(row: int, mask: Mask, query: int, graph: Graph, drawing: Drawing) -> None:
+def _solve_in_random_order(
+    row: int, mask: Mask, query: int, graph: Graph, drawing: Drawing, letters: int
+) -> None:
     """Replace solution and letters; the number of operations becomes 0 if there are more than letters."""
     solution = drawing.solution[row]
     count = _random_order(drawing.streams[row], mask, query, graph, solution)
@@ -103,13 +105,13 @@ def _solve_in_random_order(row: int, mask: Mask, query: int, graph: Graph, drawi
     total = 0
     for i in range(count):
         total += graph.operations[solution[i]]
-    drawing.operations[row] = total if total <= LETTERS else 0
-    if total <= LETTERS:
-        draw_letters(row, drawing)
+    drawing.operations[row] = total if total <= letters else 0
+    if total <= letters:
+        draw_letters(row, drawing, letters)
 
 
 @compiled
-def ask_again(rows: NDArray[np.int64], drawing: Drawing) -> None:
+def ask_again(rows: NDArray[np.int64], drawing: Drawing, letters: int) -> None:
     """Ask for any parameter of each problem and solve for that, in a random order (§3, *reask*).
 
     The number of operations becomes 0 where they are more than letters.
@@ -126,11 +128,11 @@ def ask_again(rows: NDArray[np.int64], drawing: Drawing) -> None:
                 further |= graph.predecessors[found[i]]
             front = further & ~needed
             needed |= further
-        _solve_in_random_order(row, needed, query, graph, drawing)
+        _solve_in_random_order(row, needed, query, graph, drawing, letters)
 
 
 @compiled
-def solve_everything(rows: NDArray[np.int64], drawing: Drawing) -> None:
+def solve_everything(rows: NDArray[np.int64], drawing: Drawing, letters: int) -> None:
     """Compute whatever the problem uses, in a random order up to the query (§2.7, level 0).
 
     The number of operations becomes 0 where they are more than letters.
@@ -141,7 +143,7 @@ def solve_everything(rows: NDArray[np.int64], drawing: Drawing) -> None:
             continue
         _graph_of(row, drawing, graph)
         query = drawing.solution[row, np.count_nonzero(drawing.solution[row] >= 0) - 1]
-        _solve_in_random_order(row, drawing.used[row] | bit(query), query, graph, drawing)
+        _solve_in_random_order(row, drawing.used[row] | bit(query), query, graph, drawing, letters)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

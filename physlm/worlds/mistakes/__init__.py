@@ -4,13 +4,15 @@ Example:
     >>> clean = IGSMWorld(IGSMConfig(seed=0))
     >>> world = retry_world(clean, RetryConfig(seed=0, rate=0.2))
     >>> sample = world["train", 0]
-    >>> bool(world.check(sample.truth, sample.tokens)), world.strip(sample.tokens) == clean["train", 0].tokens
-    (True, array([ True,  True, …]))
+    >>> bool(world.check(sample.truth, sample.tokens)), int(world.chains(sample.tokens).sum())
+    (True, 2)
+    >>> np.array_equal(world.strip(sample.tokens), clean["train", 0].tokens)
+    True
 """
 
 from physlm.worlds.mistakes.config import Kind, Mask, RetryConfig
+from physlm.worlds.mistakes.detectors import JudgeDetector, ReadinessDetector
 from physlm.worlds.mistakes.error_models import AttemptRole, Attempts, ErrorModel, Places
-from physlm.worlds.mistakes.removal import chains
 from physlm.worlds.mistakes.world import FreshRetryWorld, RetryWorld, retry_world
 
 __all__ = [
@@ -18,11 +20,12 @@ __all__ = [
     "Attempts",
     "ErrorModel",
     "FreshRetryWorld",
+    "JudgeDetector",
     "Kind",
     "Mask",
     "Places",
+    "ReadinessDetector",
     "RetryConfig",
     "RetryWorld",
-    "chains",
     "retry_world",
 ]

@@ -50,9 +50,7 @@ class BiographyErrors:
             self._first[column, : len(parts)] = [table.add(texts, Role.VALUE)[0] for texts in parts]
             indices = world.people.indices(attribute, world.config.date_parts)
             sizes = self._sizes[column, : len(parts)].tolist()
-            self._true[:, column] = sum(
-                index * prod(sizes[part + 1 :]) for part, index in enumerate(indices)
-            )
+            self._true[:, column] = sum(index * prod(sizes[part + 1 :]) for part, index in enumerate(indices))
         self._pieces = table.freeze()
         self._spellings = [
             [frozenset(map(tuple, world.tokenizer.encode_batch(texts))) for texts in parts] for parts in values.values()

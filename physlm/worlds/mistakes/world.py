@@ -31,7 +31,7 @@ from physlm.worlds.mistakes.error_models import AttemptRole, ErrorModel
 from physlm.worlds.mistakes.grammars import GrammarErrors
 from physlm.worlds.mistakes.igsm import IGSMErrors
 from physlm.worlds.mistakes.injection import inject
-from physlm.worlds.mistakes.recent import RecentDocuments, concatenate
+from physlm.worlds.mistakes.recent import RecentDocuments, join
 
 _FINGERPRINTED = 64
 _CHECKED = 32
@@ -139,8 +139,7 @@ class RetryWorld:
         """The documents at `indices`, in that order, with all marks or those named."""
         indices, chunk = self._checked(split, indices), self.errors.chunk
         starts = range(0, max(1, len(indices)), chunk)
-        samples = concatenate([self._make(split, indices[start : start + chunk]) for start in starts])
-        return _with_marks(samples, marks)
+        return join([self._make(split, indices[start : start + chunk]) for start in starts], marks)
 
     def __getitem__(self, key: tuple[str, int]) -> Sample:
         """One document; its truth is that of the clean one."""
@@ -244,13 +243,4 @@ class FreshRetryWorld(RetryWorld):
 
     def render(self, split: str, indices: IntArray, marks: Sequence[str] | None = None) -> Samples:
         """The documents at `indices`, in that order, with all marks or those named."""
-        return _with_marks(self._recent.render(split, self._checked(split, indices)), marks)
-
-
-def _with_marks(samples: Samples, names: Sequence[str] | None) -> Samples:
-    if names is None:
-        return samples
-    unknown = [name for name in names if name not in samples.marks]
-    if unknown:
-        raise ValueError(f"marks must be among {', '.join(samples.marks)}, got {unknown[0]!r}")
-    return Samples(samples.tokens, samples.offsets, {name: samples.marks[name] for name in names})
+        return self._recent.render(split, self._checked(split, indices), marks)

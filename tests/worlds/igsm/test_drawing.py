@@ -319,6 +319,23 @@ def test_one_operation_cannot_be_tested():
         drawer("test", exact_operations=1).draw(np.arange(1))
 
 
+def test_a_small_world_without_one_operation_to_test_has_others():
+    """Most problems of so small a world have one operation, of which all templates are trained on."""
+    operations = arrays(5_000, "test", max_operations=3, max_instances=4).operations
+    assert set(operations.tolist()) == {2, 3}
+
+
+@pytest.mark.parametrize("settings", [{}, {"reask": True}, {"solution": "everything"}])
+def test_few_letters_are_enough_for_every_solution(settings):
+    drawing = arrays(2_000, max_operations=6, max_instances=8, letters=8, **settings)
+    for operations, letters in zip(drawing.operations.tolist(), drawing.letters.tolist(), strict=True):
+        assert len(set(letters[:operations])) == operations <= 8
+        assert max(letters[:operations]) < 8
+    used = [letter for row, n in zip(drawing.letters, drawing.operations, strict=True) for letter in row[:n]]
+    counts = np.bincount(used, minlength=8)
+    assert abs(counts / counts.mean() - 1).max() < 0.1
+
+
 @pytest.mark.parametrize("max_instances", [2, 3, 4, 5, 6, 7, 8, 9, 10, 20])
 def test_the_feasible_range_is_feasible(max_instances):
     most = most_operations(max_instances)
@@ -353,6 +370,9 @@ def test_beyond_the_feasible_range_nothing_is_found():
         ({"modulus": 21}, ValueError, "modulus must be a prime, got 21: .*wrong steps have right results"),
         ({"modulus": 9}, ValueError, "modulus must be a prime, got 9"),
         ({"names_per_category": 3}, ValueError, r"names_per_category must be in 4..100, got 3: a layer has up to 4"),
+        ({"letters": 0}, ValueError, r"letters must be in 1..52, got 0"),
+        ({"letters": 14}, ValueError, "max_operations must be at most letters=14, as every operation .*got 15"),
+        ({"letters": 15, "exact_operations": 16}, ValueError, "exact_operations must be at most letters=15, .*got 16"),
         ({"categorizations": 5}, ValueError, r"categorizations must be in 1..4, got 5"),
         ({"rendering": "french"}, ValueError, "rendering must be one of 'english', 'compact', got 'french'"),
         ({"operation_distribution": "log"}, ValueError, "operation_distribution must be one of 'light', .*got 'log'"),

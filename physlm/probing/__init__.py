@@ -1,0 +1,1 @@
+"""Probes that can be believed: hidden states, read-outs, controls, attention statistics and causal checks."""
