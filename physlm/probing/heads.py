@@ -10,7 +10,7 @@ Shape legend: N places, n those of a batch, L layers, W width, T tasks, C output
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -200,7 +200,7 @@ class LinearHeads(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Subtracts a mean and divides by a spread, both `[L, 1, W]` and fixed: a BatchNorm whose batch is all places.
+    """Subtracts a mean and divides by a spread, both `[L, W]` and fixed: a BatchNorm whose batch is all places.
 
     What its trained scale and shift could do, the linear map behind it does.
     """
@@ -208,27 +208,25 @@ class Standardise(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, blocks: Sequence[NDArray[np.float32]] | Iterator[NDArray[np.float32]]) -> None:
+    def __init__(self, blocks: Iterable[NDArray[np.float32]]) -> None:
         super().__init__()
-        count, total, squares = 0, np.zeros(()), np.zeros(())
-        shift: NDArray[np.float64] | None = None
+        count, mean, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for block in blocks:
-            # Sums of squares about a value nearby lose no digits.
-            values = block.astype(np.float64)
-            if shift is None:
-                shift = values[0]
-            values = values - shift
-            count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
-        if shift is None:
+            # Means and sums of squares about them are added up without losing digits (Chan et al. 1979).
+            own = len(block)
+            variance, own_mean = (part.double() for part in torch.var_mean(torch.from_numpy(block), 0, correction=0))
+            apart = own_mean - mean
+            squares = squares + variance * own + apart.square() * count * own / (count + own)
+            mean = mean + apart * own / (count + own)
+            count += own
+        if not count:
             raise ValueError("states must have at least 1 place, got 0")
-        mean = total / count
-        variance = np.maximum(squares / count - mean**2, 0.0)
-        mean = mean + shift
+        variance = squares / count
         # What a unit varies by rounding alone is not made large.
-        spread = np.where(variance > _ROUNDING * (mean**2 + variance), np.sqrt(variance), 1.0)
-        for name, values in (("mean", mean), ("spread", spread)):
-            self.register_buffer(name, torch.from_numpy(np.asarray(values, dtype=np.float32)).unsqueeze(1))
+        spread = torch.where(variance > _ROUNDING * (mean.square() + variance), variance.sqrt(), 1.0)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("spread", spread.float())
 
-    def forward(self, states: Float[Tensor, "L n W"]) -> Float[Tensor, "L n W"]:
+    def forward(self, states: Float[Tensor, "... L W"]) -> Float[Tensor, "... L W"]:
         """Standardised states."""
-        return (states - self.mean) / self.spread
+        return (states - self.mean).mul_(1 / self.spread)

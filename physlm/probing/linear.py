@@ -68,10 +68,12 @@ class LinearProbes(Probes[States]):
 
     def _normalised(self, states: NDArray[np.float32]) -> Float[Tensor, "L n W"]:
         """What the linear map reads, given states `[n, L, W]`."""
-        by_layer = torch.from_numpy(np.ascontiguousarray(states.transpose(1, 0, 2)))
+        read = torch.from_numpy(states)
         if self.standardise_ is not None:
-            return self.standardise_(by_layer)
-        return F.layer_norm(by_layer, by_layer.shape[-1:]) if self.norm == "layer" else by_layer
+            read = self.standardise_(read)
+        elif self.norm == "layer":
+            read = F.layer_norm(read, read.shape[-1:])
+        return read.transpose(0, 1)
 
     def _logits(self, inputs: States) -> Iterator[tuple[Rows, Tensor]]:
         if inputs.layers != self.layers_:
@@ -100,7 +102,7 @@ class LinearProbes(Probes[States]):
             raise ValueError(f"rank must be in 1..{most}, got {rank}")
         weight = weight - weight.mean(dim=1, keepdim=True)  # a logit that all classes share tells none apart
         if self.standardise_ is not None:
-            weight = weight / self.standardise_.spread[number].T
+            weight = weight / self.standardise_.spread[number].unsqueeze(1)
         elif self.norm == "layer":
             weight = weight - weight.mean(dim=0)
         basis, _, _ = torch.linalg.svd(weight, full_matrices=False)

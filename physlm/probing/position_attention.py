@@ -205,7 +205,7 @@ class PositionAttentionProbes(Probes[Sentences]):
     def _read(self, inputs: Sentences, chosen: IntArray) -> tuple[NDArray[np.int64], Float[Tensor, "L tokens C"]]:
         """Rows and logits of the tokens of some sentences."""
         rows, states, inside = inputs.batch(chosen)
-        states = self.standardise_(states.flatten(1, 2)).unflatten(1, inside.shape)
+        states = self.standardise_(states.movedim(0, -2)).movedim(-2, 0)
         return rows, self.readout_(states, inside)[:, inside]
 
     def _logits(self, inputs: Sentences) -> Iterator[tuple[Rows, Tensor]]:

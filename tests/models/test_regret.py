@@ -18,11 +18,11 @@ PROMPTS = [np.array(prompt) for prompt in ([5, 7], [9], [4, 4, 8, 6], [10], [11,
 
 @pytest.fixture(scope="module")
 def model():
-    """Random weights, large enough that different texts go on differently."""
-    shape = TransformerConfig(vocab_size=12, context=16, layers=2, heads=2, width=32)
-    made = Transformer(shape, seed=3)
+    """Random weights, large enough that different texts go on differently, and not by repeating the last token."""
+    shape = TransformerConfig(vocab_size=12, context=16, layers=2, heads=2, width=32, tied=False)
+    made = Transformer(shape, seed=1)
     for parameter in made.parameters():
-        parameter.data *= 3
+        parameter.data *= 2
     return made
 
 
@@ -96,7 +96,7 @@ def test_the_protocol_is_followed(model, share, most_deletions):
         by_the_book(model, prompt, number, Objecting(share), most_deletions) for number, prompt in enumerate(PROMPTS)
     ]
     assert [(text.tokens.tolist(), text.deletions, text.stop) for text in written] == expected
-    assert max(text.deletions for text in written) == most_deletions or share < 0.9
+    assert sum(text.deletions for text in written) >= (len(PROMPTS) if share > 0.9 else 1)
 
 
 def test_without_objections_it_is_greedy_decoding(model):
@@ -132,7 +132,14 @@ def test_what_a_prompt_gets_does_not_depend_on_the_others(model, batch_size):
 
 def test_everything_is_objected_to_until_the_budget_is_spent(model):
     written = retry_upon_regret(
-        model, PROMPTS, detector=Objecting(1.0), sentence_end=ENDS, stop=(), max_new_tokens=NEW, key=KEY, most_deletions=4
+        model,
+        PROMPTS,
+        detector=Objecting(1.0),
+        sentence_end=ENDS,
+        stop=(),
+        max_new_tokens=NEW,
+        key=KEY,
+        most_deletions=4,
     )
     assert [text.deletions for text in written] == [4] * len(PROMPTS)
     assert all(len(text.tokens) == NEW and text.stop is None for text in written)

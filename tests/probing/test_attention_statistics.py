@@ -131,7 +131,7 @@ def test_a_head_that_looks_at_ends_is_seen_to_and_with_other_marks_is_not(gramma
     deepest = [samples.document(i)[1]["deepest_end"][1:] for i in range(len(samples))]
     patterns = []
     for marks in deepest:
-        weights = np.tril(1.0 + 9.0 * (marks == 3)[None, :]) + np.zeros((1, 1, 1, 1))
+        weights = np.tril(np.ones((1, 1, len(marks), len(marks))) + 9.0 * (marks == 3))
         patterns.append((weights / weights.sum(-1, keepdims=True)).astype(np.float32))
     profile = distance_profile(patterns)
     means, pairs = residual_means(patterns, profile, (toward_ends(marks, LEVELS) for marks in deepest))

@@ -165,10 +165,11 @@ def test_standardised_over_blocks_as_over_all():
     values[:, :, 0] = 7.0
     whole = Standardise([values])
     parts = Standardise([values[:100], values[100:130], values[130:]])
-    by_layer = torch.from_numpy(values).transpose(0, 1)
-    torch.testing.assert_close(whole(by_layer), parts(by_layer), atol=1e-4, rtol=0)
-    assert not parts(by_layer)[..., 0].any()
-    torch.testing.assert_close(parts(by_layer)[..., 1:].std(1, correction=0), torch.ones(2, 5), atol=1e-3, rtol=0)
+    states = torch.from_numpy(values)
+    torch.testing.assert_close(whole(states), parts(states), atol=1e-4, rtol=0)
+    assert not parts(states)[..., 0].any()
+    torch.testing.assert_close(parts(states)[..., 1:].std(0, correction=0), torch.ones(2, 5), atol=1e-3, rtol=0)
+    torch.testing.assert_close(parts(states).mean(0), torch.zeros(2, 6), atol=1e-3, rtol=0)
 
 
 def test_every_number_comes_once_before_any_comes_again():

@@ -70,10 +70,7 @@ def test_candidates_are_all_other_values_and_each_once(clean):
         written = places.write(np.full(len(number), place), number)
         ends = np.cumsum(written.lengths)
         assert (written.tokens[ends - 1] == clean.vocab_size).all()
-        texts = {
-            clean.tokenizer.decode(part[:-1]).removeprefix(" ")
-            for part in np.split(written.tokens, ends[:-1])
-        }
+        texts = {clean.tokenizer.decode(part[:-1]).removeprefix(" ") for part in np.split(written.tokens, ends[:-1])}
         assert len(texts) == len(number)
         assert clean.person(person).facts[name] not in texts
         if name != "date":
@@ -84,7 +81,11 @@ def test_candidates_are_all_other_values_and_each_once(clean):
 def test_documents_are_clean_ones_with_attempts(clean, split):
     world = retry_world(clean, RetryConfig(seed=0, rate=0.4))
     assert not isinstance(world, FreshWorld), "the people must still be shuffled"
-    assert (world.vocab_size, world.back, world.size(split)) == (clean.vocab_size + 1, clean.vocab_size, clean.size(split))
+    assert (world.vocab_size, world.back, world.size(split)) == (
+        clean.vocab_size + 1,
+        clean.vocab_size,
+        clean.size(split),
+    )
     indices = np.arange(min(world.size(split), 120))
     samples, without = world.render(split, indices), clean.render(split, indices)
     is_clean = samples.marks["attempt"] == OUTSIDE

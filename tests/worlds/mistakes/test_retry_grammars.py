@@ -120,7 +120,9 @@ def test_loss_on_attempts_is_masked():
     assert world.loss_roles() is None
     learned = world.loss_roles("head", roles=(Role.TOKEN, OUTSIDE))
     source = Source(world, "train", loss_roles=learned)
-    stream = PackedStream([source], context=64, batch_size=4, key=Key.of("stream"), marks=("role",), overflow="continue")
+    stream = PackedStream(
+        [source], context=64, batch_size=4, key=Key.of("stream"), marks=("role",), overflow="continue"
+    )
     batch = stream.next_batch()
     assert batch.window.max() < stream.vocab_size == world.vocab_size
     has_loss = batch.targets != IGNORE

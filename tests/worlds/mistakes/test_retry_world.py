@@ -107,7 +107,9 @@ def test_rates_are_those_of_the_world(clean):
         low, high = binom.ppf([1e-5, 1 - 1e-5], (places.candidates > 0).sum(), rate)
         assert low <= used <= high
         starts = (role == AttemptRole.BACK).sum()
-        assert starts == len({(document, n) for document, n in zip(document_of(samples), number, strict=True) if n >= 0})
+        assert starts == len(
+            {(document, n) for document, n in zip(document_of(samples), number, strict=True) if n >= 0}
+        )
 
 
 def document_of(samples):
