@@ -1,8 +1,8 @@
 """Putting wrong attempts into solutions of the iGSM world: what it costs beside making the clean documents.
 
 The peer puts the same kind of attempts into the same clean documents, as the specification writes it, in plain Python:
-a set of what is not ready before every sentence, a coin and a pick for every attempt. That attempts of both are right to
-make, and that taking ours out gives back the clean documents, is checked. No document is made twice.
+a set of what is not ready before every sentence, a coin and a pick for every attempt. That the judge accepts documents
+of both, and that taking our attempts out gives back the clean documents, is checked. No document is made twice.
 """
 
 from __future__ import annotations

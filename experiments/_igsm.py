@@ -174,7 +174,8 @@ class Solved:
     Attributes:
         correct: whether every step is right, `[N]`.
         answered: whether the last token is the right number, whatever comes before, `[N]`.
-        unnecessary_operations, unnecessary_parameters: of each right solution, `[correct]`.
+        unnecessary_operations, unnecessary_parameters: of each right solution, `[correct]`. One that leaves out a
+            factor 1 or a summand 0 is shorter than the shortest of the world, and has none.
         reasons: how many were wrong for every reason; "unfinished" is one.
     """
 
@@ -223,7 +224,7 @@ def solve(model: Transformer, asked: Exam) -> Solved:
     return Solved(
         correct=correct,
         answered=ended & (last == [document[-1] for document in documents]),
-        unnecessary_operations=np.array([one.unnecessary_operations for one in right], dtype=np.int64),
+        unnecessary_operations=np.array([max(0, one.unnecessary_operations or 0) for one in right], dtype=np.int64),
         unnecessary_parameters=np.array([one.unnecessary_parameters for one in right], dtype=np.int64),
         reasons=reasons,
     )

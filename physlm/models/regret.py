@@ -1,7 +1,7 @@
-"""Retry upon regret: sentences that a detector objects to are deleted and written again, by a model that knows no <back>.
+"""Retry upon regret: what a model writes is deleted sentence by sentence where a detector objects, and written again.
 
-- The base decoding (greedy, or beam search) writes on; the first sentence that is objected to is deleted, and drawn from
-  the model's distribution until it passes or the budget of the text is spent. Then the base decoding goes on.
+- The base decoding (greedy, or beam search) writes on; the first sentence that is objected to is deleted, and drawn
+  from the model's distribution until it passes or the budget of the text is spent. Then the base decoding goes on.
 - Greedy decoding writes the same whether it is stopped after every sentence or not, so it is not: a text is written to
   its end, the detector is asked about its sentences one after another, and what follows a deleted one is thrown away.
   With beams, what is written after each deletion is the best of whole continuations.

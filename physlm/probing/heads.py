@@ -213,10 +213,11 @@ class Standardise(nn.Module):
         count, mean, squares = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for block in blocks:
             # Means and sums of squares about them are added up without losing digits (Chan et al. 1979).
-            own = len(block)
-            variance, own_mean = (part.double() for part in torch.var_mean(torch.from_numpy(block), 0, correction=0))
-            apart = own_mean - mean
-            squares = squares + variance * own + apart.square() * count * own / (count + own)
+            states, own = torch.from_numpy(block), len(block)
+            own_mean = states.mean(0)
+            own_squares = (states - own_mean).square_().sum(0)
+            apart = own_mean.double() - mean
+            squares = squares + own_squares + apart.square() * count * own / (count + own)
             mean = mean + apart * own / (count + own)
             count += own
         if not count:

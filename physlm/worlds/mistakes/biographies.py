@@ -32,7 +32,7 @@ class BiographyErrors:
 
     is_judged = False
     chunk = 1024
-    roles = tuple(Role)
+    roles = tuple(map(int, Role))
 
     def __init__(self, world: BiographyWorld, config: RetryConfig) -> None:
         require_kind(config.kind, ("retry",), world)

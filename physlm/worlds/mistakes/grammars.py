@@ -1,8 +1,8 @@
 """Wrong attempts in sentences of a grammar: a token after which no sentence can go on, then <back>.
 
-What may follow comes from exact parsing of what was written before, attempts aside. Where everything may follow, nothing
-is attempted; in a sentence with mistakes nothing is, once it has left the language. That is much more work than drawing
-sentences: about half a millisecond for one of 350 tokens.
+What may follow comes from exact parsing of what was written before, attempts aside. Where everything may follow,
+nothing is attempted; in a sentence with mistakes nothing is, once it has left the language. Parsing is much more work
+than drawing sentences: about half a millisecond for one of 350 tokens.
 
 In an implicit world, tokens are observables: an attempt is one of no terminal that may follow.
 """
@@ -32,17 +32,16 @@ class GrammarErrors:
 
     is_judged = False
     chunk = 64
-    roles = tuple(Role)
+    roles = tuple(map(int, Role))
 
     def __init__(self, world: CFGWorld, config: RetryConfig) -> None:
         require_kind(config.kind, ("retry",), world)
         self.world = world
         self.back = world.vocab_size
         self._parser = (GeneralParser if layers_of(world.grammar) is None else Parser)(world.grammar)
-        self._membership = np.eye(len(world.grammar.terminals), dtype=np.bool_)
-        if world.bags is not None:
-            self._membership = world.bags.membership
-        self._occurs = self._membership.any(axis=0)
+        is_itself = np.eye(len(world.grammar.terminals), dtype=np.bool_)
+        self._membership: NDArray[np.bool_] = is_itself if world.bags is None else world.bags.membership
+        self._occurs: NDArray[np.bool_] = np.any(self._membership, axis=0)
 
     def impossible(self, sentence: IntArray) -> NDArray[np.bool_]:
         """Which tokens of the alphabet no sentence has at each position of this one, given what is before it.

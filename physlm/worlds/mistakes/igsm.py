@@ -5,8 +5,8 @@
 - "retry_weak": A is defined by a later sentence, and perhaps ready already.
 - "retry_miss": A is any parameter of the problem that has not been defined, needed or not, ready or not.
 
-Pairs of items without an edge count as ready and are no parameters of the problem, so none is ever attempted. An attempt
-has no letter. Problem, sentences and answer stay as they are, and nothing is attempted after the last sentence.
+Pairs of items without an edge count as ready and are no parameters of the problem, so none is ever attempted. An
+attempt has no letter. Problem, sentences and answer stay as they are, and nothing is attempted after the last sentence.
 
 Source: Physics of Language Models 2.2, §4, §6 and footnote 15.
 """

@@ -106,9 +106,9 @@ def name_candidates(
     page: Page,
     names: NDArray[np.int64],
 ) -> None:
-    """Parameter, outer and inner name of each attempt, `[A, 3]`: member `numbers[a]` of `masks[a]` in problem `rows[a]`.
+    """Parameter, outer and inner name of each attempt, `[A, 3]`: member `numbers[a]` of `masks[a]`.
 
-    `page` is room for the names of a problem; problems whose attempts are neighbours are looked up once.
+    `rows` says of which problem; those whose attempts are neighbours are looked up once, for which `page` is room.
     """
     found = np.empty(PARAMETERS, np.int64)
     for attempt in range(len(rows)):

@@ -67,7 +67,7 @@ def insert(
     filler: int,
     spread: NDArray[np.integer],
 ) -> None:
-    """Copy `values` to `spread`, with `room[p]` times `filler` before `values[position[p]]`, for ascending positions."""
+    """Copy `values` to `spread`, with `room[p]` times `filler` before `values[position[p]]`; positions ascend."""
     read = written = 0
     for p in range(len(position)):
         count = position[p] - read

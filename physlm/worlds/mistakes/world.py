@@ -206,8 +206,10 @@ class RetryWorld:
         return tokens[removal.kept(self.errors.spans(tokens), len(tokens))]
 
     def chains(self, tokens: Sequence[int] | IntArray) -> NDArray[np.int64]:
-        """How many attempts there are at each place with any, in a document or in what a model wrote; the sum is the
-        number of retries."""  # noqa: D205
+        """How many attempts there are at each place with any, in a document or in what a model wrote.
+
+        The sum is the number of retries.
+        """
         return removal.chains(self.errors.spans(np.asarray(tokens)))
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def attempted(world, samples):
     attempt, role, tokens = samples.marks["attempt"], samples.marks["role"], samples.tokens
     start = 0
     for back in np.flatnonzero(role == AttemptRole.BACK):
-        while attempt[start] == OUTSIDE or start <= back and attempt[start] != attempt[back]:
+        while attempt[start] == OUTSIDE or (start <= back and attempt[start] != attempt[back]):
             start += 1
         following = back + 1
         while attempt[following] != OUTSIDE:

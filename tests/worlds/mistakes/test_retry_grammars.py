@@ -108,7 +108,7 @@ def test_nothing_is_attempted_once_a_sentence_has_left_the_language():
         wrong = judge_of(clean).judge(sentence).position
         if wrong is None or wrong == len(sentence):
             continue
-        tokens, marks = samples.document(i)
+        _, marks = samples.document(i)
         read = np.cumsum(marks["attempt"] == OUTSIDE)[marks["attempt"] >= 0] - clean.config.bos
         assert read.max(initial=0) <= wrong
         left += 1

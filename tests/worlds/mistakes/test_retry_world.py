@@ -214,7 +214,7 @@ def test_the_world_keeps_the_contract(clean):
     assert pickle.loads(pickle.dumps(world))["test", 5].tokens.tolist() == world["test", 5].tokens.tolist()
 
 
-def test_a_document_is_the_same_in_any_batch(clean):
+def test_a_document_is_the_same_in_any_batch():
     world, other = (retry_world(IGSMWorld(ENGLISH), KINDS["retry_miss"]) for _ in range(2))
     indices = np.array([7, 3, 999_999, 3, 0, *range(300, 20, -1)])
     samples = world.render("test", indices)
