@@ -21,6 +21,7 @@ Name = Literal[
     "cfg-next",
     "igsm",
     "igsm-judge",
+    "mistakes",
     "train",
     "stacked",
     "evaluate",

@@ -34,6 +34,7 @@ Speed and memory beside a public peer, measured in the same run.
   cfg-next   exact next-token distributions: sentences per CPU-second, beside `nltk`
   igsm       problems of grade-school math: problems per CPU-second, beside plain Python
   igsm-judge checking their solutions: solutions per CPU-second, beside plain Python
+  mistakes   wrong attempts put into their solutions: problems per CPU-second, beside plain Python
   train      training a small model: tokens per second, beside the same model in `transformers`
   stacked    training eight seeds at once: tokens per second, beside one after another
   evaluate   scoring answers: questions per second, beside `generate` of `transformers`

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from physlm.models.presets import preset, preset_names
     from physlm.models.quantization import quantize
+    from physlm.models.regret import retry_upon_regret
     from physlm.models.transformer import Transformer
     from physlm.randomness import Key
     from physlm.training.checkpoints import load_model, save_model
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     )
     from physlm.worlds.cfg.dense import DenseParser
     from physlm.worlds.igsm import IGSMConfig, IGSMWorld
+    from physlm.worlds.mistakes import RetryConfig, retry_world
 
 __all__ = [
     "T5",
@@ -118,6 +120,7 @@ __all__ = [
     "RandomGrammarConfig",
     "Recipe",
     "Requirement",
+    "RetryConfig",
     "Rotary",
     "Sample",
     "Samples",
@@ -153,6 +156,8 @@ __all__ = [
     "quantize",
     "random_grammar",
     "reroot",
+    "retry_upon_regret",
+    "retry_world",
     "run_experiment",
     "save_model",
     "save_transformers",
@@ -242,6 +247,7 @@ _HOMES = {
         "preset_names",
     ),
     "physlm.models.quantization": ("quantize",),
+    "physlm.models.regret": ("retry_upon_regret",),
     "physlm.models.transformer": ("Transformer",),
     "physlm.randomness": ("Key",),
     "physlm.training.checkpoints": (
@@ -277,6 +283,7 @@ _HOMES = {
     ),
     "physlm.worlds.cfg.dense": ("DenseParser",),
     "physlm.worlds.igsm": ("IGSMConfig", "IGSMWorld"),
+    "physlm.worlds.mistakes": ("RetryConfig", "retry_world"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _SUBPACKAGES = ("data", "evaluation", "lab", "models", "randomness", "training", "worlds")

@@ -53,7 +53,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("bios", "cfg-sample", "cfg-parse", "cfg-next", "igsm", "igsm-judge"),
+        *("bios", "cfg-sample", "cfg-parse", "cfg-next", "igsm", "igsm-judge", "mistakes"),
         *("train", "stacked", "evaluate", "attention", "import"),
     ],
 )

@@ -20,12 +20,20 @@ HEAVY = ("torch", "numpy", "scipy", "transformers", "faker", "matplotlib", "toke
 # Importers and what they must not import: arrows point one way.
 FORBIDDEN = {
     "physlm.randomness": ("physlm",),
-    "physlm.data": ("physlm.worlds", "physlm.models", "physlm.training", "physlm.evaluation", "physlm.lab"),
-    "physlm.worlds": ("physlm.models", "physlm.training", "physlm.evaluation", "physlm.lab"),
-    "physlm.models": ("physlm.worlds", "physlm.training", "physlm.evaluation", "physlm.lab"),
-    "physlm.training": ("physlm.worlds", "physlm.evaluation", "physlm.lab"),
-    "physlm.evaluation": ("physlm.worlds", "physlm.training", "physlm.lab"),
-    "physlm.lab": ("physlm.worlds", "physlm.models", "physlm.training", "physlm.evaluation"),
+    "physlm.data": (
+        "physlm.worlds",
+        "physlm.models",
+        "physlm.training",
+        "physlm.evaluation",
+        "physlm.probing",
+        "physlm.lab",
+    ),
+    "physlm.worlds": ("physlm.models", "physlm.training", "physlm.evaluation", "physlm.probing", "physlm.lab"),
+    "physlm.models": ("physlm.worlds", "physlm.training", "physlm.evaluation", "physlm.probing", "physlm.lab"),
+    "physlm.training": ("physlm.worlds", "physlm.evaluation", "physlm.probing", "physlm.lab"),
+    "physlm.evaluation": ("physlm.worlds", "physlm.training", "physlm.probing", "physlm.lab"),
+    "physlm.probing": ("physlm.worlds", "physlm.evaluation"),
+    "physlm.lab": ("physlm.worlds", "physlm.models", "physlm.training", "physlm.evaluation", "physlm.probing"),
     "physlm": ("experiments", "benchmarks", "tests"),
 }
 

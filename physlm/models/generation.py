@@ -152,7 +152,7 @@ def generate(
             if temperature > 0 and key is not None:
                 uniforms = torch.from_numpy(key.uniforms(numbers, max_new_tokens)).to(device)
             text = Text(model, [prompts[i] for i in numbers], max_new_tokens)
-            made = _continue(text, len(numbers), max_new_tokens, stops, temperature, top_k, uniforms, details)
+            made = continue_texts(text, len(numbers), max_new_tokens, stops, temperature, top_k, uniforms, details)
             tokens, log_probabilities = (part.cpu().numpy() for part in made)
             for i, row, chances in zip(numbers, tokens, log_probabilities, strict=True):
                 continuations[int(i)] = as_continuation(row, chances, stops)
@@ -160,7 +160,7 @@ def generate(
     return in_order if details else [continuation.tokens for continuation in in_order]
 
 
-def _continue(
+def continue_texts(
     text: Text,
     batch: int,
     max_new_tokens: int,

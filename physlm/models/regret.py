@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from physlm.data.contract import IntArray
 from physlm.models.checks import stop_tokens
 from physlm.models.decoding import Text, batches, evaluating, prepare
-from physlm.models.generation import _continue, generate
+from physlm.models.generation import continue_texts, generate
 from physlm.models.transformer import Transformer
 from physlm.randomness import Key
 
@@ -196,7 +196,7 @@ def _draw_on(
         for group in batches(model.config, texts, batch_size):
             uniforms = np.stack([_uniforms(drafts[i], key, room) for i in group])
             text = Text(model, [texts[i] for i in group], room)
-            made, _ = _continue(
+            made, _ = continue_texts(
                 text,
                 len(group),
                 room,

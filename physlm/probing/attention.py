@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from physlm.probing.inputs import BoolArray
 
 Pattern = NDArray[np.float32]
 Kind = Literal["local", "semantic"]
+M = TypeVar("M", bound=np.generic)
 LOCAL_SHARE = 0.5
 """A head is local if distances alone explain at least this share of the variance of its weights."""
 
@@ -142,7 +143,7 @@ def residual_means(
     return np.divide(sums, pairs, out=np.full(sums.shape, np.nan), where=np.broadcast_to(pairs > 0, sums.shape)), pairs
 
 
-def shifted(marks: IntArray, by: int, outside: int = 0) -> IntArray:
+def shifted(marks: NDArray[M], by: int, outside: int = 0) -> NDArray[M]:
     """`marks[…, i + by]` at every i, and `outside` where there is no such token."""
     found = np.full_like(marks, outside)
     length = marks.shape[-1]

@@ -138,7 +138,7 @@ def evaluate(
         raise ValueError(f"embedding must be one of the layers {', '.join(probes.layers_)}, got {embedding!r}")
     descriptions = {}
     if portions is not None:
-        descriptions = description_lengths(probing, labels, mixed, fitted_rows, key, portions)
+        descriptions = description_lengths(probing, labels, mixed, fitted_rows, entities, key, portions)
 
     results: dict[str, ProbeResult] = {}
     for name, values in labels.items():

@@ -37,34 +37,43 @@ def description_lengths(
     labels: Labels,
     shuffled: Labels,
     rows: IntArray,
+    entities: IntArray,
     key: Key,
     portions: Sequence[float] = PORTIONS,
 ) -> dict[str, DescriptionLength]:
     """Description length of the labels at some places, by task.
 
-    The places are sent in a random order: those of the first portion with all classes alike, those of each later one by
-    a probe that was fitted to all before it, for as large a share of its steps.
+    Entities are sent in a random order, each with all its places: those of the first portion with all classes alike,
+    those of each later one by a probe that was fitted to all before it, for as large a share of its steps.
 
     Args:
         probing: the probe, and what it reads.
         labels: by task, `[N]`.
         shuffled: the same in another order, sent as a control.
         rows: the places that are sent.
+        entities: whom or what each place is about, `[N]`.
         key: of their order.
         portions: rising shares in (0, 1) at which the probe is fitted anew.
     """
     if any(not 0 < a < b < 1 for a, b in zip(portions, [*portions[1:], 1 - 1e-9], strict=True)):
         raise ValueError(f"portions must rise inside (0, 1), got {tuple(portions)}")
     tasks = {**labels, **{name + _SHUFFLED: values for name, values in shuffled.items()}}
-    order = rows[key.child("online code").generator().permutation(len(rows))]
+    names, number = np.unique(entities[rows], return_inverse=True)
+    turn = key.child("online code").generator().permutation(len(names))[number]
+    order = rows[np.argsort(turn, kind="stable")]
+    whole_entities = np.cumsum(np.bincount(turn))
     classes = {name: np.unique(tasks[name][rows][tasks[name][rows] != IGNORE]) for name in tasks}
-    ends = np.unique([max(1, round(share * len(rows))) for share in portions])
+    # Entities are not cut: a portion ends with the first that fills it.
+    ends = np.unique(whole_entities[np.searchsorted(whole_entities, [share * len(rows) for share in portions])])
+    ends = ends[ends < len(rows)]
+    if not len(ends):
+        raise ValueError(f"entities must be so many that a portion leaves some, got {len(names)} and {tuple(portions)}")
     whole = probing.make()
     bits: dict[str, NDArray[np.float64] | float] = {
         name: _asked(tasks[name], order[: ends[0]]) * float(np.log2(len(classes[name]))) for name in tasks
     }
     for start, stop in zip(ends, [*ends[1:], len(rows)], strict=True):
-        known, told = order[:start], order[start:stop]
+        known, told = np.sort(order[:start]), np.sort(order[start:stop])
         # What was never asked so far is still sent with all classes alike.
         fitted = [name for name in tasks if _asked(tasks[name], known)]
         steps = min(whole.training.steps, max(_LEAST_STEPS, round(whole.training.steps * start / len(rows))))
@@ -93,6 +102,7 @@ def _description(
 ) -> DescriptionLength:
     _, times = np.unique(labels[labels != IGNORE], return_counts=True)
     share, total = times / times.sum(), int(times.sum())
-    online, shuffled = (np.atleast_1d(bits[name + suffix]) for suffix in ("", _SHUFFLED))
+    layers = max(np.size(cost) for cost in bits.values())
+    online, shuffled = (np.broadcast_to(bits[name + suffix], layers) for suffix in ("", _SHUFFLED))
     prior = -total * float((share * np.log2(share)).sum())
     return DescriptionLength(online, shuffled, total * float(np.log2(len(classes))), prior, total)

@@ -8,7 +8,7 @@ LayerNorm or BatchNorm before the linear map.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -126,7 +126,7 @@ class LinearProbe:
     def __init__(self, training: ProbeTraining | None = None, *, norm: Norm = "batch", key: Key) -> None:
         self._probes = LinearProbes(training, norm=norm, key=key)
 
-    def fit(self, states: NDArray[Any], labels: IntArray) -> Self:
+    def fit(self, states: NDArray[Any], labels: IntArray) -> LinearProbe:
         """Fit to states `[samples, width]` and labels `[samples]`."""
         self._probes.fit(States.of(states), {"label": labels})
         return self

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from physlm.probing.heads import Labels, ProbeTraining, Tasks
 from physlm.probing.inputs import BoolArray, Rows
 
 
+@runtime_checkable
 class Readable(Protocol):
     """What a probe reads: N places of which some can be taken."""
 
@@ -34,6 +35,7 @@ class Readable(Protocol):
 
 
 R = TypeVar("R", bound=Readable)
+P = TypeVar("P", bound="Probes[Any]")
 
 
 class Probes(ABC, Generic[R]):
@@ -57,13 +59,13 @@ class Probes(ABC, Generic[R]):
         """Logits `[L, n, C]` of all places, some at a time."""
 
     def fit(
-        self,
+        self: P,
         inputs: R,
         labels: Labels,
         *,
         classes: Mapping[str, IntArray] | None = None,
         training: ProbeTraining | None = None,
-    ) -> Self:
+    ) -> P:
         """Fit all layers and tasks.
 
         Args:
@@ -99,6 +101,7 @@ class Probes(ABC, Generic[R]):
         """The classes of every task."""
         return dict(self.tasks_.classes)
 
+    @torch.inference_mode()
     def predict_proba(self, inputs: R) -> dict[str, NDArray[np.float32]]:
         """Probabilities of the classes, by task `[L, N, K]`."""
         tasks, count = self.tasks_, len(inputs)
@@ -106,18 +109,19 @@ class Probes(ABC, Generic[R]):
             name: np.empty((len(self.layers_), count, len(classes)), np.float32)
             for name, classes in tasks.classes.items()
         }
-        for rows, logits in self._reading(inputs):
+        for rows, logits in self._logits(inputs):
             for name, columns in tasks.columns.items():
                 found[name][:, rows] = logits[..., columns].softmax(-1).cpu().numpy()
         return found
 
+    @torch.inference_mode()
     def predict(self, inputs: R) -> dict[str, IntArray]:
         """The most probable class, by task `[L, N]`."""
         tasks = self.tasks_
         found = {
             name: np.empty((len(self.layers_), len(inputs)), classes.dtype) for name, classes in tasks.classes.items()
         }
-        for rows, logits in self._reading(inputs):
+        for rows, logits in self._logits(inputs):
             for name, columns in tasks.columns.items():
                 found[name][:, rows] = tasks.classes[name][logits[..., columns].argmax(-1).cpu().numpy()]
         return found
@@ -136,6 +140,7 @@ class Probes(ABC, Generic[R]):
         correct = self.correct(inputs, labels)
         return {name: right.sum(1) / max(1, (labels[name] != IGNORE).sum()) for name, right in correct.items()}
 
+    @torch.inference_mode()
     def bits(self, inputs: R, labels: Labels, *, smoothing: float = 0.0) -> dict[str, NDArray[np.float64]]:
         """Bits that the labels cost when coded by the probabilities, summed over places, by task `[L]`.
 
@@ -147,7 +152,7 @@ class Probes(ABC, Generic[R]):
         tasks = self.tasks_
         codes = dict(zip(tasks.names, tasks.encode(labels).T, strict=True))
         found = {name: np.zeros(len(self.layers_)) for name in tasks.classes}
-        for rows, logits in self._reading(inputs):
+        for rows, logits in self._logits(inputs):
             for name, columns in tasks.columns.items():
                 asked = np.flatnonzero(codes[name][rows] != IGNORE)
                 right = torch.from_numpy(codes[name][rows][asked]).to(logits.device)
@@ -156,10 +161,6 @@ class Probes(ABC, Generic[R]):
                 mixed = (1 - smoothing) * chances + smoothing / len(tasks.classes[name])
                 found[name] -= mixed.log2().sum(1).cpu().numpy()
         return found
-
-    @torch.inference_mode()
-    def _reading(self, inputs: R) -> Iterator[tuple[Rows, Tensor]]:
-        yield from self._logits(inputs)
 
 
 @dataclass(frozen=True)

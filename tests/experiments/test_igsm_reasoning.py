@@ -125,7 +125,11 @@ def test_limits_need_no_model():
     assert found.number("answer_zero.new_3") == zeros
     eager = make_world(replace(WORLD.config, exact_operations=3, solution="everything"))
     verdicts = exam_solutions(Exam(eager, "test", np.arange(SMOKE.practice.problems)))
-    assert found.number("eager.unnecessary_operations") == np.mean([one.unnecessary_operations or 0 for one in verdicts]) > 0
+    assert (
+        found.number("eager.unnecessary_operations")
+        == np.mean([one.unnecessary_operations or 0 for one in verdicts])
+        > 0
+    )
 
 
 def test_templates_are_counted_by_pairs():

@@ -9,10 +9,12 @@ import torch
 from physlm.data.contract import Samples
 from physlm.data.streams import IGNORE
 from physlm.models.transformer import Transformer, TransformerConfig
+from physlm.probing.controls import evaluate
 from physlm.probing.embedding_update import EmbeddingProbes
 from physlm.probing.heads import ProbeTraining
 from physlm.probing.inputs import Inputs
 from physlm.probing.position_attention import PositionAttention, PositionAttentionProbes, Sentences, allowed
+from physlm.probing.probes import Probing
 from physlm.probing.states import States, read_states
 from physlm.randomness import Key
 
@@ -143,6 +145,36 @@ def test_position_attention_of_all_layers_is_that_of_each():
         alone = PositionAttentionProbes(**settings).fit(part, tasks).predict_proba(part)
         for name in tasks:
             np.testing.assert_allclose(together[name][number], alone[name][0], atol=1e-3)
+
+
+def test_sentences_are_evaluated_with_their_controls():
+    inputs, labels = sentences()
+    training = ProbeTraining(steps=150, batch_size=20, learning_rate=0.05)
+
+    def reading(seed: int) -> Probing[Sentences]:
+        # Of another model, the states say nothing.
+        noise = generator(seed).normal(size=inputs.states.shape).astype(np.float32)
+        states = inputs.states if seed == 0 else States(inputs.states.layers, noise)
+        return Probing(
+            lambda: PositionAttentionProbes(heads=2, head_width=8, mask="tridiagonal", training=training, key=KEY),
+            Sentences(states, inputs.offsets),
+        )
+
+    result = evaluate(
+        reading(0),
+        {"before": labels},
+        entities=np.repeat(np.arange(60), inputs.lengths),
+        types=np.arange(len(labels)) % 7,
+        untrained=reading(1),
+        embedding="layer 0",
+        portions=(0.1, 0.5),
+        key=KEY,
+    )["before"]
+    assert not result.missing
+    assert (labels[result.rows] != IGNORE).all()
+    assert (result.accuracy > 0.8).all()
+    assert result.control("untrained model").max() < 0.6
+    assert (result.description.online < result.description.shuffled).all()
 
 
 def test_sentences_are_taken_whole():

@@ -166,7 +166,7 @@ def test_other_modules_are_read_by_the_names_of_their_submodules():
         with torch.no_grad():
             output = module(torch.from_numpy(samples.document(document)[0])[None], output_hidden_states=True)
         expected = torch.stack([state[0, position] for state in output.hidden_states]).numpy()
-        np.testing.assert_allclose(states[[row]][0], expected, atol=2e-6)
+        np.testing.assert_allclose(states[np.array([row])][0], expected, atol=2e-6)
     with pytest.raises(ValueError, match=r"no submodule 'transformer\.h\.9'"):
         read_states(module, inputs, ["transformer.h.9"])
     with pytest.raises(ValueError, match="must be named"):

@@ -51,8 +51,7 @@ class IGSMConfig:
             query (a control).
         categorizations: number of chains of categories that names come from, 1 to 4.
         names_per_category: number of names in each category, 4 to 100.
-        letters: number of letters in use, the first of a-z and A-Z. One of many letters hardly tells which are taken; few
-            make that easy to learn.
+        letters: number of letters in use, the first of a-z and A-Z. Which are taken is easier to learn of few.
         problems: number of problems to train on. Any of them is made at the same cost and nothing is stored.
         test_problems: number of problems to test with. None has a solution template that any to train on has.
 

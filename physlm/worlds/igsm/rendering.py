@@ -86,12 +86,15 @@ class Renderer:
     Args:
         vocabulary: of the world.
         rendering: the dialect.
+
+    Attributes:
+        codes: its tokens, as the kernels know them.
     """
 
     def __init__(self, vocabulary: Vocabulary, rendering: Rendering = "english") -> None:
         self.vocabulary = vocabulary
         self.rendering = rendering
-        self._codes = kernels.Codes(
+        self.codes = kernels.Codes(
             fixed=np.array([vocabulary.id(token) for token in kernels.FIXED_TOKENS]),
             first_number=vocabulary.first_number,
             first_letter=vocabulary.first_letter,
@@ -166,7 +169,7 @@ class Renderer:
         )
         offsets = np.empty(count + 1, dtype=np.int64)
         is_compact = self.rendering == "compact"
-        kernels.write(np.arange(count), drawing, steps, self._codes, is_compact, question_first, page, offsets)
+        kernels.write(np.arange(count), drawing, steps, self.codes, is_compact, question_first, page, offsets)
         used = slice(0, int(offsets[-1]))
         marks = {name: getattr(page, name)[used].copy() for name in MARKS}
         return Samples(page.tokens[used].copy(), offsets, marks)

@@ -72,7 +72,7 @@ class Page(NamedTuple):
 
 
 @compiled
-def _find_names(row: int, drawing: Drawing, codes: Codes, page: Page) -> None:
+def find_names(row: int, drawing: Drawing, codes: Codes, page: Page) -> None:
     """The two names of every parameter."""
     first = drawing.categorization[row] * LAYERS + drawing.first_category[row]
     edges, layers = drawing.edges[row], drawing.layers[row]
@@ -276,7 +276,7 @@ def write(
     for i in range(len(rows)):
         row = rows[i]
         offsets[i] = at
-        _find_names(row, drawing, codes, page)
+        find_names(row, drawing, codes, page)
         sentences = np.count_nonzero(drawing.solution[row] >= 0)
         query = drawing.solution[row, sentences - 1]
         at = _mark(page, at, _put(page, at, codes.fixed[BOS]), DELIMITER, OUTSIDE, OUTSIDE)

@@ -59,7 +59,7 @@ class Steps(NamedTuple):
 
 
 @compiled
-def _graph_of(row: int, drawing: Drawing, graph: Graph) -> int:
+def graph_of(row: int, drawing: Drawing, graph: Graph) -> int:
     """Read the problem's structure and dependencies; returns the number of parameters."""
     edges = drawing.edges[row]
     graph.widths[:] = drawing.widths[row]
@@ -95,9 +95,7 @@ def _random_order(stream: Stream, mask: Mask, last: int, graph: Graph, order: ND
 
 
 @compiled
-def _solve_in_random_order(
-    row: int, mask: Mask, query: int, graph: Graph, drawing: Drawing, letters: int
-) -> None:
+def _solve_in_random_order(row: int, mask: Mask, query: int, graph: Graph, drawing: Drawing, letters: int) -> None:
     """Replace solution and letters; the number of operations becomes 0 if there are more than letters."""
     solution = drawing.solution[row]
     count = _random_order(drawing.streams[row], mask, query, graph, solution)
@@ -120,7 +118,7 @@ def ask_again(rows: NDArray[np.int64], drawing: Drawing, letters: int) -> None:
     for row in rows:
         if drawing.operations[row] == 0:
             continue
-        query = below(drawing.streams[row], _graph_of(row, drawing, graph))
+        query = below(drawing.streams[row], graph_of(row, drawing, graph))
         needed = front = bit(query)
         while front != _NONE:
             further = _NONE
@@ -141,7 +139,7 @@ def solve_everything(rows: NDArray[np.int64], drawing: Drawing, letters: int) ->
     for row in rows:
         if drawing.operations[row] == 0:
             continue
-        _graph_of(row, drawing, graph)
+        graph_of(row, drawing, graph)
         query = drawing.solution[row, np.count_nonzero(drawing.solution[row] >= 0) - 1]
         _solve_in_random_order(row, drawing.used[row] | bit(query), query, graph, drawing, letters)
 
@@ -203,7 +201,7 @@ def solve(rows: NDArray[np.int64], drawing: Drawing, modulus: int, steps: Steps)
     letter = np.empty(PARAMETERS, np.int64)
     for row in rows:
         at, done = 0, _NONE
-        _graph_of(row, drawing, graph)
+        graph_of(row, drawing, graph)
         steps.in_sentence[row] = 0
         for sentence in range(PARAMETERS):
             p = drawing.solution[row, sentence]

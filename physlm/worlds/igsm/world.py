@@ -57,6 +57,7 @@ class IGSMWorld:
         subwords: if there is a tokenizer, how documents are spelt.
         renderer: writes its problems.
         judge: judges solutions, in strict mode.
+        drawers: draw the problems of each split, as arrays.
     """
 
     def __init__(self, config: IGSMConfig, tokenizer: Tokenizer | None = None) -> None:
@@ -67,7 +68,7 @@ class IGSMWorld:
         self.judge = Judge(self.vocabulary, config.rendering)
         key = Key.of("iGSM world", config.seed)
         self._sizes = {"train": config.problems, "test": config.test_problems}
-        self._drawers = {split: Drawer(config, key.child("problems", split), split) for split in self._sizes}
+        self.drawers = {split: Drawer(config, key.child("problems", split), split) for split in self._sizes}
         self.subwords = None
         if tokenizer is not None:
             words = self._make("test", np.arange(_CHECKED))
@@ -196,7 +197,7 @@ class IGSMWorld:
 
     def drawing(self, split: str, indices: IntArray) -> Drawing:
         """Many problems as arrays, some 5 KB each."""
-        return self._drawers[split].draw(self._checked(split, indices))[0]
+        return self.drawers[split].draw(self._checked(split, indices))[0]
 
     def problems(self, split: str, indices: IntArray) -> list[Problem]:
         """Many problems."""
@@ -238,7 +239,7 @@ class IGSMWorld:
         return token if self.subwords is None else self.subwords.special(token)
 
     def _make(self, split: str, indices: NDArray[np.int64]) -> Samples:
-        drawing, steps = self._drawers[split].draw(indices)
+        drawing, steps = self.drawers[split].draw(indices)
         samples = self.renderer.write(drawing, steps, np.full(len(indices), self.config.question_first))
         return samples if self.subwords is None else self.subwords.spell(samples)
 

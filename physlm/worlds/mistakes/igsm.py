@@ -77,7 +77,7 @@ class IGSMErrors:
     def places(self, split: str, indices: NDArray) -> Places:
         """Documents, and a place before every sentence of the solution."""
         world, config = self.world, self.config
-        drawing, steps = world._drawers[split].draw(indices.astype(np.int64))
+        drawing, steps = world.drawers[split].draw(indices.astype(np.int64))
         samples = world.renderer.write(drawing, steps, np.full(len(indices), world.config.question_first))
         sentence = samples.marks["sentence"]
         position = 1 + np.flatnonzero((sentence[1:] != sentence[:-1]) & (sentence[1:] >= 0))
@@ -97,7 +97,7 @@ class IGSMErrors:
         nothing, room = np.empty(0, dtype=np.int8), np.empty(PARAMETERS, dtype=np.int64)
         page = Page(np.empty(0, dtype=np.int32), nothing, nothing, nothing, room, room.copy())
         named = np.empty((len(rows), 3), dtype=np.int64)
-        kernels.name_candidates(rows, masks, numbers, drawing, self.world.renderer._codes, page, named)
+        kernels.name_candidates(rows, masks, numbers, drawing, self.world.renderer.codes, page, named)
         size = len(self._words)
         tokens = np.tile(self._words, (len(rows), 1))
         tokens[:, self._columns] = named[:, 1:]

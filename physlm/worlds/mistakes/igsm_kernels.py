@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from physlm.worlds.compiling import compiled
 from physlm.worlds.igsm.kernels import Drawing
 from physlm.worlds.igsm.random_kernels import Mask, bit, contains, members
-from physlm.worlds.igsm.rendering_kernels import Codes, Page, _find_names
-from physlm.worlds.igsm.solution_kernels import _graph_of
+from physlm.worlds.igsm.rendering_kernels import Codes, Page, find_names
+from physlm.worlds.igsm.solution_kernels import graph_of
 from physlm.worlds.igsm.structure_kernels import PARAMETERS, Graph, empty_graph
 
 NOT_READY, LATER, ANY = range(3)
@@ -71,7 +71,7 @@ def find_candidates(
     at = 0
     for row in range(len(drawing.operations)):
         first[row] = at
-        parameters = _graph_of(row, drawing, graph)
+        parameters = graph_of(row, drawing, graph)
         solution = drawing.solution[row]
         done = later = _NONE
         for p in solution:
@@ -113,7 +113,7 @@ def name_candidates(
     found = np.empty(PARAMETERS, np.int64)
     for attempt in range(len(rows)):
         if attempt == 0 or rows[attempt] != rows[attempt - 1]:
-            _find_names(rows[attempt], drawing, codes, page)
+            find_names(rows[attempt], drawing, codes, page)
         members(masks[attempt], found)
         p = found[numbers[attempt]]
         names[attempt, 0], names[attempt, 1], names[attempt, 2] = p, page.outer[p], page.inner[p]
