@@ -26,6 +26,7 @@ Name = Literal[
     "stacked",
     "evaluate",
     "attention",
+    "probe",
     "import",
     "gpu",
 ]

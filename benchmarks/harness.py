@@ -39,6 +39,7 @@ Speed and memory beside a public peer, measured in the same run.
   stacked    training eight seeds at once: tokens per second, beside one after another
   evaluate   scoring answers: questions per second, beside `generate` of `transformers`
   attention  attention in training: tokens per second, beside PyTorch's kernel; the cost of every encoding
+  probe      hidden states of all layers: tokens per second, beside TransformerLens or hooks; all layers or one
   import     starting: beside `import transformers`
   gpu        training on a GPU: 124M parameters and stacks of small models; only when asked for
 
@@ -49,7 +50,7 @@ their ratio, the hardware and the commit. Contenders take turns on one or two th
   python -m benchmarks train        one
   python -m benchmarks bios | tail -n 1 >> history.jsonl
 
-`train`, `evaluate`, `import` and `gpu` need the extra physlm[huggingface].
+`train`, `evaluate`, `probe`, `import` and `gpu` need the extra physlm[huggingface].
 """
 
 THREADS = {"train": 2, "stacked": 2, "attention": 2}

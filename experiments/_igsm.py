@@ -17,7 +17,7 @@ Source: Physics of Language Models 2.1, §2 and §3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -38,6 +38,7 @@ from physlm.randomness import Key
 from physlm.training.recipe import Recipe
 from physlm.worlds.igsm.config import IGSMConfig
 from physlm.worlds.igsm.dependencies import Dependencies
+from physlm.worlds.igsm.judge import Verdicts
 from physlm.worlds.igsm.problem import Problem
 from physlm.worlds.igsm.rendering import ROLES
 from physlm.worlds.igsm.world import IGSMWorld
@@ -154,6 +155,18 @@ class Exam:
         samples = self.world.render(self.split, self.indices)
         return [samples.document(i)[0].astype(np.int64) for i in range(len(self.indices))]
 
+    def prompts(self) -> list[IntArray]:
+        """Problems up to <sol>."""
+        return [document[: self._solution_start(document)] for document in self.documents()]
+
+    @property
+    def room(self) -> int:
+        """How many tokens a solution may have."""
+        return _ROOM * max(len(document) - self._solution_start(document) for document in self.documents())
+
+    def _solution_start(self, document: IntArray) -> int:
+        return int(np.flatnonzero(document == self.world.vocabulary.sol)[0]) + 1
+
 
 def exam(world: IGSMWorld, operations: int, count: int, *, reask: bool = False) -> Exam:
     """New problems with templates that were not trained on."""
@@ -177,6 +190,7 @@ class Solved:
         unnecessary_operations, unnecessary_parameters: of each right solution, `[correct]`. One that leaves out a
             factor 1 or a summand 0 is shorter than the shortest of the world, and has none.
         reasons: how many were wrong for every reason; "unfinished" is one.
+        verdicts: what the judge says of each, finished or not, `[N]`.
     """
 
     correct: NDArray[np.bool_]
@@ -184,6 +198,7 @@ class Solved:
     unnecessary_operations: NDArray[np.int64]
     unnecessary_parameters: NDArray[np.int64]
     reasons: Mapping[str, int]
+    verdicts: Verdicts
 
     def metrics(self) -> dict[str, Any]:
         """As JSON."""
@@ -203,19 +218,20 @@ def _mean(values: NDArray[Any]) -> float | None:
 
 def solve(model: Transformer, asked: Exam) -> Solved:
     """Let a model write the most likely solution of every problem, and judge it."""
-    vocabulary, problems, documents = asked.world.vocabulary, asked.problems(), asked.documents()
-    starts = [int(np.flatnonzero(document == vocabulary.sol)[0]) + 1 for document in documents]
-    longest = max(len(document) - start for document, start in zip(documents, starts, strict=True))
-    written = generate(
-        model,
-        [document[:start] for document, start in zip(documents, starts, strict=True)],
-        max_new_tokens=_ROOM * longest,
-        stop=asked.world.eos,
-        details=True,
-    )
-    verdicts = asked.world.judge.check_many(problems, [one.tokens for one in written])
-    ended = np.array([one.finished for one in written])
-    last = np.array([one.tokens[-1] if len(one.tokens) else asked.world.pad for one in written])
+    written = generate(model, asked.prompts(), max_new_tokens=asked.room, stop=asked.world.eos, details=True)
+    return grade(asked, [one.tokens for one in written], np.array([one.finished for one in written]))
+
+
+def grade(asked: Exam, solutions: Sequence[IntArray], ended: NDArray[np.bool_]) -> Solved:
+    """Judge what was written after the prompts.
+
+    Args:
+        asked: the problems.
+        solutions: what follows each prompt, without the end of the document.
+        ended: whether that end was written, `[N]`.
+    """
+    verdicts = asked.world.judge.check_many(asked.problems(), solutions)
+    last = np.array([tokens[-1] if len(tokens) else asked.world.pad for tokens in solutions])
     correct = verdicts.correct & ended
     right = [verdicts[int(i)] for i in np.flatnonzero(correct)]
     reasons = {reason: count for reason, count in verdicts.counts.items() if count}
@@ -223,10 +239,11 @@ def solve(model: Transformer, asked: Exam) -> Solved:
         reasons = {**reasons, "unfinished": unfinished}
     return Solved(
         correct=correct,
-        answered=ended & (last == [document[-1] for document in documents]),
+        answered=ended & (last == [document[-1] for document in asked.documents()]),
         unnecessary_operations=np.array([max(0, one.unnecessary_operations or 0) for one in right], dtype=np.int64),
         unnecessary_parameters=np.array([one.unnecessary_parameters for one in right], dtype=np.int64),
         reasons=reasons,
+        verdicts=verdicts,
     )
 
 
@@ -252,20 +269,13 @@ def without_a_plan(problems: list[Problem], key: Key) -> NDArray[np.bool_]:
     return np.array(ready)
 
 
-def fit(
-    workspace: Workspace, practice: Practice, reasoner: Reasoner, seed: int
-) -> tuple[Transformer, list[dict[str, Any]], float]:
-    """Train a model on problems and solutions of a seed's world.
-
-    Returns:
-        The model; its learning curve with the accuracy on test problems of the most operations; the CPU seconds of a
-        step, evaluations aside.
-    """
+def learning_curve(practice: Practice, seed: int) -> Callable[[Transformer], dict[str, Any]]:
+    """What is asked of a model at every point: test problems of the most operations, and problems as in training."""
     world = practice.world_of(seed)
     hardest = exam(world, practice.world.max_operations, practice.curve_problems)
     familiar = familiar_exam(world, practice.curve_problems)
 
-    def curve(model: Transformer) -> dict[str, Any]:
+    def measure(model: Transformer) -> dict[str, Any]:
         solved = solve(model, hardest)
         return {
             "hardest": float(solved.correct.mean()),
@@ -273,20 +283,46 @@ def fit(
             "reasons": dict(solved.reasons),
         }
 
-    stream = PackedStream(
-        [Source(world, "train", loss_roles=None if practice.whole_loss else SOLUTION_ROLES)],
-        context=reasoner.context,
+    return measure
+
+
+def training_stream(practice: Practice, source: Source, context: int, seed: int) -> PackedStream:
+    """Whole documents in windows, each seeing nothing of the others."""
+    return PackedStream(
+        [source],
+        context=context,
         batch_size=practice.batch_size,
         key=Key.of("packing", seed),
         overflow="whole",
         document_mask=True,
     )
+
+
+def fit(
+    workspace: Workspace, practice: Practice, reasoner: Reasoner, seed: int, *, source: Source | None = None
+) -> tuple[Transformer, list[dict[str, Any]], float]:
+    """Train a model on problems and solutions of a seed's world.
+
+    Args:
+        workspace: of the run.
+        practice: world, training and number of test problems.
+        reasoner: the model.
+        seed: of the world, of the weights and of the stream.
+        source: what is read in place of the world's documents, in its vocabulary.
+
+    Returns:
+        The model; its learning curve with the accuracy on test problems of the most operations; the CPU seconds of a
+        step, evaluations aside.
+    """
+    world = practice.world_of(seed)
+    if source is None:
+        source = Source(world, "train", loss_roles=None if practice.whole_loss else SOLUTION_ROLES)
     return _fitting.fit(
         workspace,
-        stream,
+        training_stream(practice, source, reasoner.context, seed),
         reasoner.config(world.vocab_size),
         seed,
-        curve,
+        learning_curve(practice, seed),
         recipe=practice.recipe,
         log_points=practice.log_points,
         threads=practice.threads,

@@ -128,7 +128,7 @@ def _classes(ends: Ends, levels: Sequence[int]) -> dict[str, BoolArray]:
 def excess_attention(
     patterns: Sequence[Pattern], profile: DistanceProfile, ends: Sequence[Ends], levels: Sequence[int]
 ) -> dict[str, Any]:
-    """Excess of every class over all heads and layers, as nested lists; `None` where a class is empty."""
+    """Excess of every class over all heads and layers, as nested lists; NaN where a class is empty."""
     shapes = {name: masks.shape[:-2] for name, masks in _classes(ends[0], levels).items()}
 
     def side_by_side(one: Ends) -> BoolArray:
@@ -142,7 +142,7 @@ def excess_attention(
     for name, shape in shapes.items():
         stop = start + int(np.prod(shape))
         values = excess[start:stop].reshape(shape)
-        told[name] = np.where(np.isfinite(values), values.round(_DIGITS), None).tolist()
+        told[name] = values.round(_DIGITS).tolist()
         start = stop
     return told
 

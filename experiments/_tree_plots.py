@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments._heatmaps import heatmap
 from experiments._tree_attention import CONTROLS, OFFSETS, SIDES, TRUE
-from experiments._tree_claims import CAUSAL, MASKED, excess, levels, readable
+from experiments._tree_measures import CAUSAL, MASKED, excess, levels, readable
 from physlm.lab import Results, RunMetrics
 from physlm.lab.plots import bar_with_intervals, curves_with_bands
 from physlm.probing.results import EMBEDDING, MAJORITY, SHUFFLED, UNTRAINED

@@ -27,7 +27,8 @@ from experiments._fitting import device
 from experiments._grammar_measures import TRAINING, Training
 from experiments._grammars import GrammarShape, divergences, make_world
 from experiments._tree_attention import attention_statistics, pairs_of_equal_length
-from experiments._tree_claims import CAUSAL, MASKED, claims
+from experiments._tree_claims import claims
+from experiments._tree_measures import CAUSAL, MASKED
 from experiments._tree_plots import plots
 from experiments._tree_probes import (
     ablated_ends,

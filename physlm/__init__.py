@@ -286,7 +286,7 @@ _HOMES = {
     "physlm.worlds.mistakes": ("RetryConfig", "retry_world"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_SUBPACKAGES = ("data", "evaluation", "lab", "models", "randomness", "training", "worlds")
+_SUBPACKAGES = ("data", "evaluation", "lab", "models", "probing", "randomness", "training", "worlds")
 
 
 def __getattr__(name: str) -> Any:

@@ -54,11 +54,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     "name",
     [
         *("bios", "cfg-sample", "cfg-parse", "cfg-next", "igsm", "igsm-judge", "mistakes"),
-        *("train", "stacked", "evaluate", "attention", "import"),
+        *("train", "stacked", "evaluate", "attention", "probe", "import"),
     ],
 )
 def test_last_line_is_a_complete_record(name):
-    if name in ("train", "evaluate", "import"):
+    if name in ("train", "evaluate", "probe", "import"):
         pytest.importorskip("transformers", reason="the peer of this benchmark")
     done = run(name, "--quick")
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,7 @@ def test_last_line_is_a_complete_record(name):
 def test_help_teaches():
     done = run("--help")
     assert done.returncode == 0
-    for name in ("bios", "train", "stacked", "evaluate", "attention", "import", "gpu", "--quick", "JSON"):
+    for name in ("bios", "train", "stacked", "evaluate", "attention", "probe", "import", "gpu", "--quick", "JSON"):
         assert name in done.stdout
 
 

@@ -26,7 +26,7 @@ _INK = "#222222"
 _FAINT = "#8A8A8A"
 _GRID = "#E4E4E4"
 _DPI = 150
-_STYLE: Any = {  # the keys are a type of matplotlib, which is not imported here
+STYLE: Any = {  # the keys are a type of matplotlib, which is not imported here
     "font.size": 9.5,
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,
@@ -71,9 +71,9 @@ def bar_with_intervals(
         raise ValueError("nothing to draw: the series are empty")
     factor = 100.0 if percent else 1.0
     thickness = 0.78 / len(series)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         height = 1.55 + len(conditions) * max(0.36, 0.21 * len(series) + 0.1)
-        figure, axes = _figure(7.2, height, title, subtitle)
+        figure, axes = make_figure(7.2, height, title, subtitle)
         for index, (label, values) in enumerate(series.items()):
             colour = COLOURS[index % len(COLOURS)]
             for row, condition in enumerate(conditions):
@@ -107,7 +107,7 @@ def bar_with_intervals(
         if chance is not None:
             axes.axvline(chance * factor, color=_FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=3, label="chance")
         _legend(figure, axes, series, chance)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def curves_with_bands(
@@ -141,8 +141,8 @@ def curves_with_bands(
         raise ValueError("nothing to draw: there are no curves")
     positions = np.asarray(x, dtype=np.float64)
     factor = 100.0 if percent else 1.0
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 4.3, title, subtitle)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = make_figure(7.2, 4.3, title, subtitle)
         for index, (label, values) in enumerate(curves.items()):
             array = np.atleast_2d(np.asarray(values, dtype=np.float64))
             if array.shape[1] != len(positions):
@@ -163,7 +163,7 @@ def curves_with_bands(
         if chance is not None:
             axes.axhline(chance * factor, color=_FAINT, linewidth=1, linestyle=(0, (4, 3)), label="chance")
         _legend(figure, axes, curves, chance)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def _band(array: NDArray[np.float64], percent: bool) -> tuple[NDArray[np.float64], ...]:
@@ -183,7 +183,8 @@ def _band(array: NDArray[np.float64], percent: bool) -> tuple[NDArray[np.float64
     return tuple(np.array(columns).T)
 
 
-def _figure(width: float, height: float, title: str, subtitle: str) -> tuple[Figure, Axes]:
+def make_figure(width: float, height: float, title: str, subtitle: str) -> tuple[Figure, Axes]:
+    """An empty figure in the common look, sizes in inches; to be made and drawn within `rc_context(STYLE)`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -235,7 +236,8 @@ def _legend(figure: Figure, axes: Axes, labels: Mapping[str, Any], chance: float
         figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=9, handlelength=1.6)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure, in the format of the suffix, the same bytes for the same figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Software": None} if path.suffix == ".png" else {"Date": None} if path.suffix == ".svg" else None
     figure.savefig(path, dpi=_DPI, metadata=metadata)

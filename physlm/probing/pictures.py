@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.lab.plots import _STYLE, COLOURS, _figure, _save
+from physlm.lab.plots import COLOURS, STYLE, make_figure, save_figure
 from physlm.probing.results import ACCURACIES, MAJORITY, ProbeResult
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def layer_position_map(
         # Of the controls, the layer that does best.
         rows.insert(0, [max(layer[control] for layer in layers.values()) for layers in told.values()])
     values = 100 * np.array(rows)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(max(4.5, 2.6 + 0.55 * len(told)), 1.6 + 0.3 * len(rows), title, subtitle)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = make_figure(max(4.5, 2.6 + 0.55 * len(told)), 1.6 + 0.3 * len(rows), title, subtitle)
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
         axes.set_yticks(range(len(rows)), [*(f"control: {name}" for name in ACCURACIES), *names])
         axes.set_xticks(range(len(told)), [str(position) for position in told])
@@ -60,7 +60,7 @@ def layer_position_map(
             colour = "white" if value > 60 else _INK
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
         figure.colorbar(image, ax=axes, label="accuracy (%)", shrink=0.8)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def accuracy_by_distance(
@@ -89,8 +89,8 @@ def accuracy_by_distance(
 
     told = {distance: result.to_dict()["layers"][layer] for distance, result in sorted(results.items())}
     distances = list(told)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 4.3, title, subtitle)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = make_figure(7.2, 4.3, title, subtitle)
         accuracy = 100 * np.array([row["accuracy"] for row in told.values()])
         low, high = 100 * np.array([row["interval"] for row in told.values()]).T
         errors = np.abs([accuracy - low, high - accuracy])
@@ -103,7 +103,7 @@ def accuracy_by_distance(
         axes.set_ylabel("accuracy (%)")
         axes.set_ylim(-2, 102)
         figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def attention_over_tree(
@@ -138,8 +138,8 @@ def attention_over_tree(
     if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or not len(weights):
         raise ValueError(f"weights must be [tokens, tokens], got {weights.shape}")
     length = len(weights)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(min(14.0, max(4.5, 1.5 + _LEAF_INCHES * length)), 4.5, title, subtitle)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = make_figure(min(14.0, max(4.5, 1.5 + _LEAF_INCHES * length)), 4.5, title, subtitle)
         axes.set_axis_off()
         axes.set_xlim(-0.6, length - 0.4)
         axes.set_ylim(0.6, -0.6)
@@ -158,4 +158,4 @@ def attention_over_tree(
                 PathPatch(curve, facecolor="none", edgecolor=COLOURS[5], linewidth=0.5 + 2 * strength, alpha=strength)
             )
         axes.set_ylim(below + _DEEPEST, top)
-        return _save(figure, path)
+        return save_figure(figure, path)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments import _tree_attention as attention
-from experiments import _tree_claims as tree_claims
+from experiments import _tree_measures as measures
 from experiments import _tree_probes as probes
 from experiments._grammars import divergences
 from experiments.cfg_probe import EXPERIMENT, PRESETS
@@ -72,10 +72,10 @@ def test_types_of_the_control_task_are_the_last_tokens(world):
 
 
 def test_nobody_reads_better_than_the_exact_reader():
-    # The sentences of this grammar are few, so that what a prefix tells can be counted.
-    small = CFGWorld(CFGConfig(seed=0, grammar="cfg3b", root="10"))
-    tokens = probes.tokens_of(small, np.arange(1500))
-    exact = probes.exact_reader(small, tokens, (2,), np.arange(1500))
+    # It has few sentences, so that what a prefix tells can be counted: 1 1 3 1 2 may be symbols 8 7 or 9 9.
+    small = CFGWorld(CFGConfig(seed=0, grammar="cfg3i", root="10"))
+    tokens = probes.tokens_of(small, np.arange(600))
+    exact = probes.exact_reader(small, tokens, (2,), np.arange(600))
     symbol, is_end = tokens.mark("symbol_2"), tokens.mark("end_2") == 1
     prefixes = [
         tokens.samples.document(document)[0][: position + 1].tobytes()
@@ -86,9 +86,9 @@ def test_nobody_reads_better_than_the_exact_reader():
         found[prefixes[row]][symbol[row]] += 1
     counted = sum(max(times.values()) for times in found.values()) / is_end.sum()
     assert counted < 1
-    assert exact["ends"]["2"][is_end].mean() == pytest.approx(counted, abs=0.01)
+    assert exact["ends"]["2"][is_end].mean() == pytest.approx(counted, abs=0.02)
     assert exact["boundary_so_far"]["2"].mean() < 1
-    # cfg3b is not ambiguous.
+    # A whole sentence has one tree.
     assert exact["ancestors"]["2"].all()
     assert exact["boundary"]["2"].all()
 
@@ -190,11 +190,11 @@ def test_accuracies_come_with_their_controls(runs):
     run = runs["causal"]
     assert run.at("levels") == [2, 3]
     for readout, question in (("local", "ends"), ("full", "ancestors")):
-        exact = tree_claims.readable(run, readout, question, "exact")
+        exact = measures.readable(run, readout, question, "exact")
         assert np.array_equal(exact, np.ones(2))
         for control in ("majority", "untrained model", "shuffled labels", "embedding layer", "control task"):
-            assert ((tree_claims.readable(run, readout, question, control)) <= 1).all()
-    majority = tree_claims.readable(run, "full", "boundary", "majority", balanced=True)
+            assert ((measures.readable(run, readout, question, control)) <= 1).all()
+    majority = measures.readable(run, "full", "boundary", "majority", balanced=True)
     assert np.allclose(majority, 0.5)
     assert [point["step"] for point in run.at("curve")] == [0, 10, 20]
 
