@@ -80,8 +80,9 @@ class ReasoningPreset:
         return (*self.practice.trained_operations, *self.beyond)
 
 
-# The paper's own world, whose templates are counted at every scale but the smallest.
 _MED = IGSMConfig(seed=0)
+_HARDEST_MED = replace(_MED, exact_operations=15)
+"""The paper's own world, whose templates are counted at every scale; of few operations there are few templates."""
 PRESETS: dict[Scale, ReasoningPreset] = {
     "smoke": ReasoningPreset(
         practice=Practice(
@@ -103,7 +104,7 @@ PRESETS: dict[Scale, ReasoningPreset] = {
         deep=Reasoner(layers=2, heads=2, width=16, context=128),
         wide=Reasoner(layers=1, heads=2, width=24, context=128),
         beyond=(4,),
-        template_world=_MED,
+        template_world=_HARDEST_MED,
         templates=1000,
     ),
     "cpu": ReasoningPreset(
@@ -127,7 +128,7 @@ PRESETS: dict[Scale, ReasoningPreset] = {
         deep=Reasoner(layers=4, heads=2, width=64, context=128, initial_std=0.1, canon=Canon()),
         wide=Reasoner(layers=2, heads=2, width=88, context=128, initial_std=0.1, canon=Canon()),
         beyond=(5, 6),
-        template_world=_MED,
+        template_world=_HARDEST_MED,
         templates=1_000_000,
     ),
     "gpu": ReasoningPreset(
@@ -141,7 +142,7 @@ PRESETS: dict[Scale, ReasoningPreset] = {
         deep=Reasoner(layers=8, heads=6, width=384, context=512),
         wide=Reasoner(layers=2, heads=12, width=768, context=512),
         beyond=(18, 20, 22),
-        template_world=_MED,
+        template_world=_HARDEST_MED,
         templates=1_000_000,
     ),
     "paper": ReasoningPreset(
@@ -164,7 +165,7 @@ PRESETS: dict[Scale, ReasoningPreset] = {
         deep=Reasoner(layers=12, heads=12, width=768, context=768),
         wide=Reasoner(layers=4, heads=21, width=1344, context=768),
         beyond=(20, 21, 22, 23),
-        template_world=_MED,
+        template_world=_HARDEST_MED,
         templates=1_000_000,
     ),
 }
@@ -281,6 +282,16 @@ def number(condition: str, path: str) -> Callable[[Runs], float]:
     return lambda runs: runs[condition].number(path)
 
 
+def form_failures(condition: str, name: str) -> Callable[[Runs], float]:
+    """Share of a set in which the first wrong thing is the form, such as a letter used twice."""
+
+    def measure(runs: Runs) -> float:
+        reasons = runs[condition].at(f"accuracy.{name}.reasons")
+        return reasons.get("format", 0) / len(runs[condition].outcomes(f"accuracy.{name}.items"))
+
+    return measure
+
+
 def effective_templates(runs: Runs) -> float:
     """One over the chance that two problems share a template, in thousands of millions."""
     problems, pairs = runs[TEMPLATES].number("problems"), runs[TEMPLATES].number("pairs")
@@ -300,7 +311,8 @@ def claims(scale: Scale, preset: ReasoningPreset) -> list[Claim]:
             source="2.1, Proposition 2.2",
             conditions=(TEMPLATES,),
             measure=effective_templates,
-            measure_name=f"effective number of solution templates of iGSM-med, from {preset.templates:,} problems",
+            measure_name="effective number of solution templates of "
+            f"{preset.template_world.exact_operations} operations, from {preset.templates:,} problems",
             relation="≥",
             threshold=7.0,
             scale="number",
@@ -403,6 +415,16 @@ def claims(scale: Scale, preset: ReasoningPreset) -> list[Claim]:
                     relation="between",
                     threshold=(0.9, 1.1),
                 ),
+                # A letter used twice is wrong, and says nothing about depth.
+                *(
+                    Requirement(
+                        name=f"{condition}: solutions of {most} operations that are no solutions by their form",
+                        measure=form_failures(condition, hardest),
+                        relation="≤",
+                        threshold=0.10,
+                    )
+                    for condition in (DEEP, WIDE)
+                ),
             ),
             parts=(
                 Predicate(
@@ -478,8 +500,8 @@ EXPERIMENT = Experiment(
     run=run,
     claims=claims,
     plots=plots,
-    seeds={"smoke": (181,), "cpu": (181, 182, 183, 184, 185), "gpu": (181, 182), "paper": (181, 182)},
-    development_seeds=frozenset(range(1, 21)),
+    seeds={"smoke": (182,), "cpu": (182, 183, 184, 185, 186), "gpu": (182, 183), "paper": (182, 183)},
+    development_seeds=frozenset({*range(1, 21), 181}),
     data_fingerprint=fingerprint,
     estimate=cost,
 )

@@ -144,6 +144,15 @@ def test_templates_are_counted_by_pairs():
     assert on_one_side < effective < 2 * on_one_side
 
 
+def test_the_world_of_the_paper_has_more_templates_than_can_be_told_from_a_few_problems():
+    """As it stands it would have some sixty: an eighth of its problems have one operation, and two templates."""
+    preset = replace(SMOKE, templates=20_000)
+    found = {TEMPLATES: RunMetrics(count_templates(preset, 3))}
+    assert effective_templates(found) > 0.05
+    every_length = replace(preset, template_world=replace(preset.template_world, exact_operations=None))
+    assert effective_templates({TEMPLATES: RunMetrics(count_templates(every_length, 3))}) < 1e-6
+
+
 def test_all_conditions_run_and_are_judged(tmp_path):
     from physlm.lab.runner import run_experiment
 
