@@ -193,46 +193,63 @@ def _readable_claims(learnt: Requirement) -> list[Claim]:
                 ),
             ),
         ),
-        Claim(
-            id="CFG-10",
-            statement="Small constituents are there first, in the layers and in training.",
-            source="1, App. C.2 and C.3",
-            conditions=(CAUSAL,),
-            measure=causal(spread(expected_layers)),
-            measure_name="expected layer at ends, as a share of the layers: largest constituents minus smallest",
-            relation="≥",
-            threshold=0.10,
-            scale="number",
-            unit="%",
-            control="the model before training",
-            requires=(
-                learnt,
-                Requirement(
-                    name="what the last layer has at ends beyond the embedding, level where it is least",
-                    measure=causal(lambda run: float(gain(run).min())),
-                    relation="≥",
-                    threshold=0.05,
-                ),
-            ),
-            parts=(
-                _part("the same, least of neighbouring levels", least_step(expected_layers), "≥", 0.0, "%"),
-                _part(
-                    "expected step at ends, as a share of the steps: largest constituents minus smallest",
-                    spread(expected_steps),
-                    "≥",
-                    0.10,
-                    "%",
-                ),
-                _part("the same, least of neighbouring levels of steps", least_step(expected_steps), "≥", 0.0, "%"),
-                _part(
-                    "what the last layer has beyond the embedding, mean over levels: trained minus untrained model",
-                    lambda run: float(gain(run).mean() - gain(run, UNTRAINED).mean()),
-                    "≥",
-                    0.05,
-                ),
-            ),
+        _bottom_up(
+            "CFG-10-ends",
+            "Of which constituents a token is the end is known of small ones first, in the layers and in training.",
+            "boundary",
+            "ends, balanced",
+            learnt,
+        ),
+        _bottom_up(
+            "CFG-10-symbols",
+            "Symbols are at ends of small constituents first, in the layers and in training.",
+            "ends",
+            "symbols at ends",
+            learnt,
         ),
     ]
+
+
+def _bottom_up(name: str, statement: str, question: str, described: str, learnt: Requirement) -> Claim:
+    return Claim(
+        id=name,
+        statement=statement,
+        source="1, App. C.2 and C.3",
+        conditions=(CAUSAL,),
+        measure=causal(spread(expected_layers, question)),
+        measure_name=f"{described}: expected layer, as a share of the layers: largest constituents minus smallest",
+        relation="≥",
+        threshold=0.10,
+        scale="number",
+        unit="%",
+        control="the model before training",
+        requires=(
+            learnt,
+            Requirement(
+                name=f"{described}: what the last layer has beyond the embedding, level where it is least",
+                measure=causal(lambda run: float(gain(run, question).min())),
+                relation="≥",
+                threshold=0.05,
+            ),
+        ),
+        parts=(
+            _part("the same, least of neighbouring levels", least_step(expected_layers, question), "≥", 0.0, "%"),
+            _part(
+                "expected step, as a share of the steps: largest constituents minus smallest",
+                spread(expected_steps, question),
+                "≥",
+                0.10,
+                "%",
+            ),
+            _part("the same, least of neighbouring levels, steps", least_step(expected_steps, question), "≥", 0.0, "%"),
+            _part(
+                "what the last layer has beyond the embedding, mean over levels: trained minus untrained model",
+                lambda run: float(gain(run, question).mean() - gain(run, question, UNTRAINED).mean()),
+                "≥",
+                0.05,
+            ),
+        ),
+    )
 
 
 def _attention_claims(learnt: Requirement) -> list[Claim]:

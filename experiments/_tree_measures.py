@@ -66,33 +66,45 @@ def ends_beyond_elsewhere(run: RunMetrics) -> float:
     return float(np.mean(readable(run, "local", "ends") - readable(run, "local", "elsewhere")))
 
 
-def gain(run: RunMetrics, of: str = "accuracy") -> Array:
-    """What the last layer has at ends beyond the first, by level."""
-    rows = [run.at(f"local.ends.{level}.{of}") for level in levels(run)]
-    return np.array([row[-1] - row[0] for row in rows])
+def by_layer(run: RunMetrics, question: str, of: str = "accuracy") -> Array:
+    """Accuracy of local read-outs, or of a control, by level and layer; balanced where constituents end."""
+    rows = [run.at(f"local.{question}.{level}") for level in levels(run)]
+    return np.array([(row["balanced"] if question == "boundary" else row)[of] for row in rows])
 
 
-def expected_layers(run: RunMetrics) -> Array:
-    """Expected layer of every level, as a share of all layers."""
-    rows = [run.at(f"local.ends.{level}.accuracy") for level in levels(run)]
-    return np.array([expected_place(row, np.linspace(0, 1, len(row)).tolist()) for row in rows])
-
-
-def expected_steps(run: RunMetrics) -> Array:
-    """Expected step of every level, as a share of all steps."""
+def by_step(run: RunMetrics, question: str) -> tuple[list[float], Array]:
+    """Steps of the learning curve, and accuracies of the last layer by level and step."""
     curve = run.at("curve")
-    steps = [point["step"] / curve[-1]["step"] for point in curve]
-    return np.array([expected_place([point["ends"][str(level)] for point in curve], steps) for level in levels(run)])
+    rows = [[point[question][str(level)] for point in curve] for level in levels(run)]
+    return [point["step"] for point in curve], np.array(rows)
 
 
-def spread(places: Callable[[RunMetrics], Array]) -> Reader:
+def gain(run: RunMetrics, question: str, of: str = "accuracy") -> Array:
+    """What the last layer has beyond the embedding, by level."""
+    found = by_layer(run, question, of)
+    return found[:, -1] - found[:, 0]
+
+
+def expected_layers(run: RunMetrics, question: str) -> Array:
+    """Expected layer of every level, as a share of all layers."""
+    found = by_layer(run, question)
+    return np.array([expected_place(row, np.linspace(0, 1, found.shape[1]).tolist()) for row in found])
+
+
+def expected_steps(run: RunMetrics, question: str) -> Array:
+    """Expected step of every level, as a share of all steps."""
+    steps, found = by_step(run, question)
+    return np.array([expected_place(row, [step / steps[-1] for step in steps]) for row in found])
+
+
+def spread(places: Callable[[RunMetrics, str], Array], question: str) -> Reader:
     """How much later the largest constituents are there than the smallest."""
-    return lambda run: float(places(run)[0] - places(run)[-1])
+    return lambda run: float(places(run, question)[0] - places(run, question)[-1])
 
 
-def least_step(places: Callable[[RunMetrics], Array]) -> Reader:
+def least_step(places: Callable[[RunMetrics, str], Array], question: str) -> Reader:
     """The same of neighbouring levels, where it is least."""
-    return lambda run: float((-np.diff(places(run))).min(initial=np.inf))
+    return lambda run: float((-np.diff(places(run, question))).min(initial=np.inf))
 
 
 def ablated(run: RunMetrics) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments._heatmaps import heatmap
 from experiments._tree_attention import CONTROLS, OFFSETS, SIDES, TRUE
-from experiments._tree_measures import CAUSAL, MASKED, excess, levels, readable
+from experiments._tree_measures import CAUSAL, MASKED, by_layer, by_step, excess, levels, readable
 from physlm.lab import Results, RunMetrics
 from physlm.lab.plots import bar_with_intervals, curves_with_bands
 from physlm.probing.results import EMBEDDING, MAJORITY, SHUFFLED, UNTRAINED
@@ -24,7 +24,26 @@ def plots(results: Results, folder: Path) -> list[Path]:
     """What can be read where and when, whether it is used, and what attention goes to."""
     if CAUSAL not in results.conditions:
         return []
-    drawn = [_layers(results, folder), *_accuracies(results, folder), _learning(results, folder)]
+    symbol, end = "the symbol of a constituent is at its end", "a constituent is known to end"
+    drawn = [
+        _layers(
+            results,
+            folder / "layers_ends.png",
+            "ends",
+            f"In which layer {symbol}",
+            "Linear probes of the last token, accuracy",
+        ),
+        _layers(
+            results,
+            folder / "layers_boundaries.png",
+            "boundary",
+            f"In which layer {end}",
+            "Linear probes of every token, balanced accuracy",
+        ),
+        *_accuracies(results, folder),
+        _learning(results, folder / "learning_ends.png", "ends", f"When {symbol}", "Accuracy"),
+        _learning(results, folder / "learning_boundaries.png", "boundary", f"When {end}", "Balanced accuracy"),
+    ]
     drawn += [_ablation(results, folder), _heads(results, folder)]
     return [*drawn, _toward(results, folder), _between(results, folder), _adjacent(results, folder)]
 
@@ -46,25 +65,19 @@ def _level(level: int, among: list[int]) -> str:
     return f"level {level}{where}"
 
 
-def _layers(results: Results, folder: Path) -> Path:
-    """Local read-outs at ends by layer and level."""
+def _layers(results: Results, path: Path, question: str, title: str, subtitle: str) -> Path:
+    """Local read-outs by layer and level."""
     names = levels(_runs(results)[0])
-    shown = [("accuracy", ""), (UNTRAINED, "\nuntrained")]
-    columns = [(level, of, suffix) for of, suffix in shown for level in names]
-    values = np.stack(
-        [
-            _mean(results, lambda run, at=f"local.ends.{level}.{of}": np.array(run.at(at), dtype=np.float64))
-            for level, of, _ in columns
-        ],
-        axis=1,
+    values = np.concatenate(
+        [_mean(results, lambda run, of=of: by_layer(run, question, of)) for of in ("accuracy", UNTRAINED)]
     )
     return heatmap(
-        folder / "layers.png",
-        100 * values,
-        ["embedding", *(f"block {layer}" for layer in range(1, len(values)))],
-        [f"level {level}{suffix}" for level, _, suffix in columns],
-        title="In which layer the symbol of a constituent is at its end",
-        subtitle=f"Linear probes of the state at the last token, accuracy (%); {_seeds(results)}",
+        path,
+        100 * values.T,
+        ["embedding", *(f"block {layer}" for layer in range(1, values.shape[1]))],
+        [f"level {level}{suffix}" for suffix in ("", "\nuntrained") for level in names],
+        title=title,
+        subtitle=f"{subtitle} (%); {_seeds(results)}",
         label="%",
         limits=(0, 100),
         number=".0f",
@@ -104,21 +117,19 @@ def _accuracies(results: Results, folder: Path) -> list[Path]:
     return drawn
 
 
-def _learning(results: Results, folder: Path) -> Path:
-    """Local read-outs at ends of the last layer in the course of training."""
+def _learning(results: Results, path: Path, question: str, title: str, ylabel: str) -> Path:
+    """Local read-outs of the last layer in the course of training."""
     names = levels(_runs(results)[0])
-    curves = [run.at("curve") for run in _runs(results)]
+    rows = [by_step(run, question) for run in _runs(results)]
+    values = np.array([row for _, row in rows])
     return curves_with_bands(
-        folder / "learning.png",
-        [point["step"] for point in curves[0]],
-        {
-            _level(level, names): [[point["ends"][str(level)] for point in curve] for curve in curves]
-            for level in reversed(names)
-        },
-        title="When the symbol of a constituent is at its end",
+        path,
+        rows[0][0],
+        {_level(level, names): values[:, number] for number, level in reversed(list(enumerate(names)))},
+        title=title,
         subtitle=f"Linear probes of the last layer; {_seeds(results)}, 95 % bands",
         xlabel="Training steps",
-        ylabel="Accuracy",
+        ylabel=ylabel,
     )
 
 

@@ -29,14 +29,14 @@ from physlm.data.contract import IntArray
 from physlm.data.streams import IGNORE
 from physlm.models.transformer import Transformer
 from physlm.probing.controls import evaluate, evaluate_states
-from physlm.probing.heads import ProbeTraining
+from physlm.probing.heads import ProbeTraining, labels_at
 from physlm.probing.inputs import BoolArray, Inputs, select
 from physlm.probing.interventions import ablation
 from physlm.probing.linear import LinearProbes
 from physlm.probing.position_attention import PositionAttentionProbes, Sentences
 from physlm.probing.probes import Probing
 from physlm.probing.results import EMBEDDING, MAJORITY, SHUFFLED, UNTRAINED, ProbeResult
-from physlm.probing.states import States, read_states, residual_layers
+from physlm.probing.states import read_states, residual_layers
 from physlm.randomness import Key
 from physlm.worlds.cfg.inference import Parser
 from physlm.worlds.cfg.marks import Role
@@ -195,21 +195,26 @@ def told(result: ProbeResult, exact: BoolArray | None = None, classes: IntArray 
     return found
 
 
-def end_probes(
-    states: States, tokens: Inputs, levels: Sequence[int], training: ProbeTraining, key: Key
-) -> LinearProbes:
-    """Local probes of the symbol at ends, by level."""
-    return LinearProbes(training, key=key).fit(states, symbols_where(tokens, levels, at_ends=True))
-
-
-def learnt_at_ends(
+def local_accuracies(
     model: Transformer, tokens: Inputs, levels: Sequence[int], training: ProbeTraining, key: Key
-) -> dict[str, float]:
-    """Accuracy at ends of the last layer, fitted to every other sentence and asked of the rest; for learning curves."""
+) -> dict[str, dict[str, float]]:
+    """Local read-outs of the last layer for learning curves, fitted to every other sentence and asked of the rest.
+
+    Returns:
+        By level, under "ends" the accuracy of symbols at ends, and under "boundary" the balanced accuracy.
+    """
     states, fitted = read_states(model, tokens, residual_layers(model.config)[-1:]), tokens.documents % 2 == 0
-    probes = end_probes(states.subset(fitted), tokens.subset(fitted), levels, training, key)
-    asked = symbols_where(tokens.subset(~fitted), levels, at_ends=True)
-    return {name: float(score[0]) for name, score in probes.score(states.subset(~fitted), asked).items()}
+    labels = _joined(ends=symbols_where(tokens, levels, at_ends=True), boundary=ends(tokens, levels))
+    probes = LinearProbes(training, key=key).fit(states.subset(fitted), labels_at(labels, np.flatnonzero(fitted)))
+    asked = labels_at(labels, np.flatnonzero(~fitted))
+    right, is_end = probes.correct(states.subset(~fitted), asked), ends(tokens.subset(~fitted), levels)
+    return {
+        "ends": {name: float(right[f"ends/{name}"][0, at == 1].mean()) for name, at in is_end.items()},
+        "boundary": {
+            name: float(np.mean([right[f"boundary/{name}"][0, at == label].mean() for label in (0, 1)]))
+            for name, at in is_end.items()
+        },
+    }
 
 
 def ablated_ends(
@@ -242,7 +247,8 @@ def ablated_ends(
     blocks = range(max(1, model.config.layers - 1))
     layers = [f"block.{block}.resid_post" for block in blocks]
     states = read_states(model, tokens, layers)
-    probes = end_probes(states, tokens, levels, training, key.child("probes"))
+    at_ends = symbols_where(tokens, levels, at_ends=True)
+    probes = LinearProbes(training, key=key.child("probes")).fit(states, at_ends)
     samples = world.render("test", numbers)
     lengths = np.diff(samples.offsets)
     inside = np.arange(lengths.max()) < lengths[:, None]

@@ -36,7 +36,7 @@ from experiments._tree_probes import (
     exact_reader,
     full_readout,
     inner_levels,
-    learnt_at_ends,
+    local_accuracies,
     local_readout,
     tokens_of,
     told,
@@ -245,7 +245,7 @@ def fitted(
         objective = MaskedTokens(Key.of("masking", seed), mask=world.mask, special=special, rate=preset.mask_rate)
 
     def read() -> dict[str, Any]:
-        return {"ends": learnt_at_ends(model, tokens, levels, preset.curve, Key.of("curve", seed))}
+        return local_accuracies(model, tokens, levels, preset.curve, Key.of("curve", seed))
 
     first = {"step": 0, **read()}
     records = train(
@@ -265,7 +265,7 @@ def fitted(
         progress=workspace.progress,
     )
     shutil.rmtree(workspace.scratch / "training", ignore_errors=True)
-    return model, [first, *({name: record[name] for name in ("step", "loss", "ends")} for record in records)]
+    return model, [first, *({name: record[name] for name in ("loss", *first)} for record in records)]
 
 
 def fingerprint(preset: TreePreset, seed: int) -> str:

@@ -176,7 +176,8 @@ def test_runs_have_what_the_claims_read(runs):
     claims = EXPERIMENT.claims("smoke", SMOKE)
     assert [claim.id for claim in claims] == [
         *("CFG-6", "CFG-7", "CFG-7-used", "CFG-8-probe"),
-        *(f"CFG-{number}" for number in range(9, 15)),
+        *("CFG-9", "CFG-10-ends", "CFG-10-symbols"),
+        *(f"CFG-{number}" for number in range(11, 15)),
     ]
     for claim in claims:
         assert set(claim.conditions) <= set(runs)
@@ -208,7 +209,7 @@ def test_everything_is_drawn(runs, tmp_path):
         verdicts=(),
     )
     drawn = EXPERIMENT.plots(results, tmp_path)
-    assert len(drawn) == 10
+    assert len(drawn) == 12
     assert all(path.stat().st_size > 5000 for path in drawn)
 
 
