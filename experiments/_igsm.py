@@ -8,7 +8,7 @@
   templates, so a small world is asked for a fixed number of operations, from two on: both templates of a single
   operation are among those trained on.
 - *Without a plan*: a writer to whom names, formulas and arithmetic are no difficulty, and who chooses the next
-  parameter blindly among those not yet written. What it achieves is what knowing the order is worth.
+  parameter blindly among those not yet written, ready or not. What it achieves is luck in the order.
 
 Shapes: N problems, P parameters.
 

@@ -103,7 +103,8 @@ def examine(asked: Exam, solutions: Sequence[IntArray], ended: NDArray[np.bool_]
 def after_long_chains(asked: Exam, solutions: Sequence[IntArray], verdicts: Verdicts) -> NDArray[np.bool_]:
     """Whether the sentence after two attempts or more in a row is right, `[C]`.
 
-    What comes after the first wrong sentence of a solution is not judged, and no place counts there.
+    What comes after the first wrong sentence of a solution is not judged, and no place counts there. Where nothing
+    comes after the attempts, as there was no room left, it is not right.
     """
     reader, stop = CLEAN.world(asked.world), asked.world.vocabulary.id(".")
     found: list[bool] = []
@@ -113,6 +114,6 @@ def after_long_chains(asked: Exam, solutions: Sequence[IntArray], verdicts: Verd
         sentences = np.append(0, np.cumsum(solution == stop))  # ended before each position
         for end in ends[lengths >= _LONG]:
             following, is_whole = int(sentences[end]), sentences[-1] > sentences[end]
-            if is_whole and (verdict.sentence is None or verdict.sentence >= following):
-                found.append(verdict.sentence != following)
+            if verdict.sentence is None or verdict.sentence >= following:
+                found.append(bool(is_whole) and verdict.sentence != following)
     return np.array(found, dtype=np.bool_)

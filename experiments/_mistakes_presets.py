@@ -183,7 +183,7 @@ PRESETS: dict[Scale, MistakesPreset] = {
         _low_rank(REASONING["cpu"].practice, 5e-3),
         # What is hard at this scale are solution templates that were never trained on; with more operations than
         # trained, the clean model solves next to nothing (docs/lab-notes.md).
-        hard=(REASONING["cpu"].practice.world.max_operations, REASONING["cpu"].beyond[0]),
+        hard=(REASONING["cpu"].practice.world.max_operations,),
         ranks=(4, 16),
     ),
     "gpu": _preset(

@@ -304,8 +304,8 @@ def claims(_scale: Scale, preset: RobustnessPreset) -> list[Claim]:
     return [
         Claim(
             id="CFG-16",
-            statement="A model of clean text fails after noisy prefixes; few mistakes in the text mend that, and more "
-            "of them do no more.",
+            statement="A model of clean text fails after noisy prefixes; mistakes in "
+            f"{100 * small:.0f} % of the text mend that, and more of them do no more.",
             source="1, section 5, Fig. 10",
             conditions=(clean, few, always, symbols, permuted, exact),
             measure=gap(noisy(few), noisy(clean)),

@@ -230,6 +230,6 @@ def clustered_interval(correct: BoolArray, entities: IntArray, level: float = 0.
         effective = rate * (1 - rate) / variance if variance > 0 else float(clusters)
     elif clusters == 1:
         effective = 1.0
-    effective = min(max(effective, float(min(clusters, total))), float(total))
+    effective = min(max(effective, 1.0), float(total))
     bound = wilson_interval(rate * effective, effective, level)
     return Interval(bound.low, bound.high, "items", "Wilson over items, entities as clusters")

@@ -175,7 +175,7 @@ def test_what_follows_a_chain_of_attempts_is_judged():
     assert after(attempt, attempt, wrong, rest) == [False]
     assert after(wrong, attempt, attempt, rest) == []
     assert after(first, attempt, attempt, attempt, rest) == [True]
-    assert after(attempt, attempt) == []
+    assert after(attempt, attempt) == [False], "attempts without end are not right"
 
 
 def test_every_way_to_write_gives_every_problem_a_solution():

@@ -126,7 +126,7 @@ def test_limits_need_no_model():
     eager = make_world(replace(WORLD.config, exact_operations=3, solution="everything"))
     verdicts = exam_solutions(Exam(eager, "test", np.arange(SMOKE.practice.problems)))
     assert (
-        found.number("eager.unnecessary_operations")
+        found.number("eager.new_3.unnecessary_operations")
         == np.mean([one.unnecessary_operations or 0 for one in verdicts])
         > 0
     )

@@ -182,6 +182,15 @@ def test_one_answer_for_each_entity_is_wilson_and_copies_add_nothing():
     assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high), abs=2e-3)
 
 
+def test_one_large_entity_is_one_answer():
+    """Nine tenths of the answers are about one person: they say little about others, however many there are."""
+    entities = np.concatenate([np.zeros(900, dtype=np.int64), np.arange(1, 101)])
+    correct = np.concatenate([np.ones(900, dtype=np.bool_), generator(7).random(100) < 0.5])
+    interval = clustered_interval(correct, entities)
+    equal = clustered_interval(correct, np.arange(1000) % 101)
+    assert interval.high - interval.low > 4 * (equal.high - equal.low)
+
+
 def test_a_model_is_probed_from_world_to_table():
     world = BiographyWorld(BiographyConfig(seed=0, people=120))
     samples = world.render("biographies", np.arange(120))
