@@ -117,7 +117,7 @@ PRESETS: dict[Scale, ReasoningPreset] = {
                 modulus=5,
                 categorizations=1,
                 names_per_category=4,
-                letters=12,
+                letters=6,  # more are learnt late, and as many as the longest problems need
                 rendering="compact",
             ),
             batch_size=16,
