@@ -287,6 +287,8 @@ def ablated_ends(
 def expected_place(values: Sequence[float], places: Sequence[float]) -> float:
     """Mean place at which an accuracy is gained, weighed by the gain (Tenney et al. 2019, eq. 2); NaN without gain.
 
+    What is lost again later still counts as gained: theirs are accuracies of all layers up to one, which do not fall.
+
     Example:
         >>> expected_place([0.2, 0.2, 0.6, 1.0], [0, 1, 2, 3])
         2.5
@@ -295,5 +297,5 @@ def expected_place(values: Sequence[float], places: Sequence[float]) -> float:
         values: at every place.
         places: layers or steps, rising.
     """
-    gains = np.diff(values)
+    gains = np.diff(np.maximum.accumulate(values))
     return float((gains * np.asarray(places)[1:]).sum() / gains.sum()) if gains.sum() > 0 else float("nan")

@@ -104,6 +104,7 @@ def test_other_documents_are_not_answered(world):
 def test_expected_places_weigh_gains():
     assert probes.expected_place([0.3, 0.3, 0.9], [0, 0.5, 1]) == 1
     assert probes.expected_place([0.3, 0.9, 0.9], [0, 0.5, 1]) == 0.5
+    assert probes.expected_place([0.3, 0.9, 0.6], [0, 0.5, 1]) == 0.5
     assert np.isnan(probes.expected_place([0.5, 0.4], [0, 1]))
 
 
