@@ -30,6 +30,7 @@ from physlm.models.generation import generate
 from physlm.models.positions import PositionConfig
 from physlm.models.transformer import Transformer, TransformerConfig
 from physlm.randomness import Key
+from physlm.training.objectives import Objective, next_token_loss
 from physlm.training.recipe import MuonRecipe, Recipe
 from physlm.worlds.cfg.config import CFGConfig
 from physlm.worlds.cfg.inference import Parser
@@ -125,13 +126,9 @@ def fit(
     recipe: Recipe,
     log_points: int,
     threads: int,
+    objective: Objective = next_token_loss,
 ) -> tuple[Transformer, list[dict[str, Any]], float]:
-    """Train a model on fresh sentences of a world.
-
-    Returns:
-        The model; its log, with what `evaluate` says of the model at every point; and the CPU seconds of a step,
-        evaluations aside.
-    """
+    """Train a model on fresh sentences of a world; what it returns is told at `_fitting.fit`."""
     stream = PackedStream(
         [Source(world, "train")],
         context=config.context,
@@ -140,7 +137,15 @@ def fit(
         overflow="continue",
     )
     return _fitting.fit(
-        workspace, stream, config, seed, evaluate, recipe=recipe, log_points=log_points, threads=threads
+        workspace,
+        stream,
+        config,
+        seed,
+        evaluate,
+        recipe=recipe,
+        log_points=log_points,
+        threads=threads,
+        objective=objective,
     )
 
 

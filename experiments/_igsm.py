@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -146,23 +146,31 @@ class Exam:
     split: str
     indices: IntArray
 
+    @cached_property
     def problems(self) -> list[Problem]:
         """The problems."""
         return self.world.problems(self.split, self.indices)
 
+    @cached_property
     def documents(self) -> list[IntArray]:
         """Problems with the solutions of the world."""
         samples = self.world.render(self.split, self.indices)
         return [samples.document(i)[0].astype(np.int64) for i in range(len(self.indices))]
 
+    @property
     def prompts(self) -> list[IntArray]:
         """Problems up to <sol>."""
-        return [document[: self._solution_start(document)] for document in self.documents()]
+        return [document[: self._solution_start(document)] for document in self.documents]
+
+    @property
+    def solutions(self) -> list[IntArray]:
+        """What the world itself writes after <sol>."""
+        return [document[self._solution_start(document) :] for document in self.documents]
 
     @property
     def room(self) -> int:
         """How many tokens a solution may have."""
-        return _ROOM * max(len(document) - self._solution_start(document) for document in self.documents())
+        return _ROOM * max(map(len, self.solutions))
 
     def _solution_start(self, document: IntArray) -> int:
         return int(np.flatnonzero(document == self.world.vocabulary.sol)[0]) + 1
@@ -218,7 +226,7 @@ def _mean(values: NDArray[Any]) -> float | None:
 
 def solve(model: Transformer, asked: Exam) -> Solved:
     """Let a model write the most likely solution of every problem, and judge it."""
-    written = generate(model, asked.prompts(), max_new_tokens=asked.room, stop=asked.world.eos, details=True)
+    written = generate(model, asked.prompts, max_new_tokens=asked.room, stop=asked.world.eos, details=True)
     return grade(asked, [one.tokens for one in written], np.array([one.finished for one in written]))
 
 
@@ -230,7 +238,7 @@ def grade(asked: Exam, solutions: Sequence[IntArray], ended: NDArray[np.bool_]) 
         solutions: what follows each prompt, without the end of the document.
         ended: whether that end was written, `[N]`.
     """
-    verdicts = asked.world.judge.check_many(asked.problems(), solutions)
+    verdicts = asked.world.judge.check_many(asked.problems, solutions)
     last = np.array([tokens[-1] if len(tokens) else asked.world.pad for tokens in solutions])
     correct = verdicts.correct & ended
     right = [verdicts[int(i)] for i in np.flatnonzero(correct)]
@@ -239,7 +247,7 @@ def grade(asked: Exam, solutions: Sequence[IntArray], ended: NDArray[np.bool_]) 
         reasons = {**reasons, "unfinished": unfinished}
     return Solved(
         correct=correct,
-        answered=ended & (last == [document[-1] for document in asked.documents()]),
+        answered=ended & (last == [document[-1] for document in asked.documents]),
         unnecessary_operations=np.array([max(0, one.unnecessary_operations or 0) for one in right], dtype=np.int64),
         unnecessary_parameters=np.array([one.unnecessary_parameters for one in right], dtype=np.int64),
         reasons=reasons,

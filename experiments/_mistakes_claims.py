@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments._igsm_comparisons import FAMILIAR, REASK, Runs, accuracy, gap, set_of
 from experiments._mistakes_comparisons import (
-    FAMILIAR,
-    REASK,
-    Runs,
-    accuracy,
     best_of,
-    gap,
     long_share,
     ratio,
     retries_per_solution,
     right_after_chains,
-    set_of,
     share_of_text,
     unnecessary,
 )

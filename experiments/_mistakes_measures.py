@@ -46,8 +46,8 @@ def write(
     if decoding == "regret":
         regretted = retry_upon_regret(
             model,
-            asked.prompts(),
-            detector=ReadinessDetector(world.vocabulary, world.config.rendering, asked.problems()),
+            asked.prompts,
+            detector=ReadinessDetector(world.vocabulary, world.config.rendering, asked.problems),
             sentence_end=world.vocabulary.id("."),
             stop=world.eos,
             max_new_tokens=asked.room,
@@ -57,7 +57,7 @@ def write(
         return [one.tokens for one in regretted], np.array([one.stop is not None for one in regretted])
     written = generate(
         model,
-        asked.prompts(),
+        asked.prompts,
         max_new_tokens=asked.room,
         stop=world.eos,
         beams=preset.beams if decoding == "beams" else 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments._mistakes_comparisons import FAMILIAR
+from experiments._igsm_comparisons import FAMILIAR
 from physlm.lab import Results
 from physlm.lab.plots import bar_with_intervals, curves_with_bands
 

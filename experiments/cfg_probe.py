@@ -25,7 +25,7 @@ import torch
 
 from experiments._fitting import device
 from experiments._grammar_measures import TRAINING, Training
-from experiments._grammars import GrammarShape, divergences, make_world
+from experiments._grammars import GrammarShape, divergences, fit, make_world
 from experiments._tree_attention import attention_statistics, pairs_of_equal_length
 from experiments._tree_claims import claims
 from experiments._tree_measures import CAUSAL, MASKED
@@ -42,14 +42,12 @@ from experiments._tree_probes import (
     told,
 )
 from experiments.cfg_encoder import MaskedTokens
-from physlm.data.streams import PackedStream, Source
 from physlm.lab import Condition, Experiment, Workspace
 from physlm.lab.cli import main
 from physlm.lab.experiment import Scale
 from physlm.models.transformer import Transformer, parameter_count
 from physlm.probing.heads import ProbeTraining
 from physlm.randomness import Key
-from physlm.training.loop import train
 from physlm.training.objectives import Objective, next_token_loss
 from physlm.worlds.cfg.config import CFGConfig
 from physlm.worlds.cfg.inference import Parser
@@ -237,32 +235,27 @@ def fitted(
 ) -> tuple[Transformer, list[dict[str, Any]]]:
     """A trained model, and what can be read at ends in its last layer from before the first step on."""
     training, levels = preset.training, inner_levels(world)
-    model = Transformer(untrained.config, seed=seed).to(device())
     tokens = tokens_of(world, np.arange(preset.curve_sentences))
     objective: Objective = next_token_loss
-    if not model.config.causal:
+    if not untrained.config.causal:
         special = (world.bos, world.eos)
         objective = MaskedTokens(Key.of("masking", seed), mask=world.mask, special=special, rate=preset.mask_rate)
 
-    def read() -> dict[str, Any]:
+    def read(model: Transformer) -> dict[str, Any]:
         return local_accuracies(model, tokens, levels, preset.curve, Key.of("curve", seed))
 
-    first = {"step": 0, **read()}
-    records = train(
-        model,
-        PackedStream(
-            [Source(world, "train")],
-            context=training.context,
-            batch_size=training.batch_size,
-            key=Key.of("packing", seed),
-            overflow="continue",
-        ),
-        training.recipe,
+    first = {"step": 0, **read(untrained)}
+    model, records, _ = fit(
+        workspace,
+        world,
+        untrained.config,
+        seed,
+        read,
+        batch_size=training.batch_size,
+        recipe=training.recipe,
+        log_points=training.log_points,
+        threads=training.threads,
         objective=objective,
-        evaluate=read,
-        log_every=max(1, training.recipe.steps // training.log_points),
-        folder=workspace.scratch / "training",
-        progress=workspace.progress,
     )
     shutil.rmtree(workspace.scratch / "training", ignore_errors=True)
     return model, [first, *({name: record[name] for name in ("loss", *first)} for record in records)]

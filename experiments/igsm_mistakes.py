@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from experiments._igsm import Exam, exam, familiar_exam
+from experiments._igsm_comparisons import FAMILIAR, REASK, set_of
 from experiments._mistakes_claims import CORE, claims
-from experiments._mistakes_comparisons import FAMILIAR, REASK, set_of
 from experiments._mistakes_measures import examine, write
 from experiments._mistakes_plots import plots
 from experiments._mistakes_presets import PRESETS, MistakesPreset

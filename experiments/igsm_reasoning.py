@@ -13,16 +13,16 @@ Claims IGSM-1, 3, 4 and 9. Source: Physics of Language Models 2.1, sections 2, 3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments._igsm import Exam, Practice, Reasoner, exam, familiar_exam, fit, make_world, solve, without_a_plan
-from physlm.lab import Claim, Condition, Experiment, Measurement, Requirement, Results, RunMetrics, Workspace
+from experiments._igsm_comparisons import FAMILIAR, REASK, Runs, accuracy, gap, items, set_of
+from physlm.lab import Claim, Condition, Experiment, Measurement, Requirement, Results, Workspace
 from physlm.lab.claims import Predicate
 from physlm.lab.cli import main
 from physlm.lab.experiment import Scale
@@ -34,10 +34,8 @@ from physlm.randomness import Key
 from physlm.training.recipe import MuonRecipe, Recipe
 from physlm.worlds.igsm.config import MOST_OPERATIONS, IGSMConfig
 from physlm.worlds.igsm.drawing import Drawer
-from physlm.worlds.igsm.judge import Verdicts
 
 DEEP, WIDE, TEMPLATES, LIMITS = "deep", "wide", "templates", "limits"
-FAMILIAR, REASK = "familiar", "reask"
 _CHUNK = 1 << 16
 
 
@@ -186,7 +184,7 @@ def run(preset: ReasoningPreset, condition: Condition, seed: int, workspace: Wor
     practice, reasoner = preset.practice, preset.reasoners[condition.name]
     model, records, seconds = fit(workspace, practice, reasoner, seed)
     world, count = practice.world_of(seed), practice.problems
-    exams = {f"new_{number}": exam(world, number, count) for number in preset.operations}
+    exams = {set_of(number): exam(world, number, count) for number in preset.operations}
     exams[FAMILIAR] = familiar_exam(world, count)
     exams[REASK] = exam(world, practice.world.max_operations, count, reask=True)
     return {
@@ -204,17 +202,18 @@ def limits(preset: ReasoningPreset, seed: int) -> dict[str, Any]:
     planless, zero = {}, {}
     for number in preset.operations:
         asked = exam(world, number, count)
-        items = without_a_plan(asked.problems(), Key.of("without a plan", seed, number))
-        planless[f"new_{number}"] = {"mean": float(items.mean()), "items": pack_items(items)}
-        zero[f"new_{number}"] = float(
-            np.mean([document[-1] == world.vocabulary.number(0) for document in asked.documents()])
+        solved = without_a_plan(asked.problems, Key.of("without a plan", seed, number))
+        planless[set_of(number)] = {"mean": float(solved.mean()), "items": pack_items(solved)}
+        zero[set_of(number)] = float(
+            np.mean([document[-1] == world.vocabulary.number(0) for document in asked.documents])
         )
     most = practice.world.max_operations
     # It writes more than solutions hold otherwise, and needs letters for that.
     eager: dict[str, dict[str, float]] = {}
-    for name, reask in ((f"new_{most}", False), (REASK, True)):
+    for name, reask in ((set_of(most), False), (REASK, True)):
         config = replace(world.config, exact_operations=most, solution="everything", letters=MOST_OPERATIONS)
-        everything = exam_solutions(Exam(make_world(replace(config, reask=reask)), "test", np.arange(count)))
+        asked = Exam(make_world(replace(config, reask=reask)), "test", np.arange(count))
+        everything = asked.world.judge.check_many(asked.problems, asked.solutions)
         eager[name] = {
             "unnecessary_operations": float(np.mean([one.unnecessary_operations or 0 for one in everything])),
             "unnecessary_parameters": float(np.mean([one.unnecessary_parameters for one in everything])),
@@ -224,13 +223,6 @@ def limits(preset: ReasoningPreset, seed: int) -> dict[str, Any]:
         "answer_zero": zero,
         "eager": eager,
     }
-
-
-def exam_solutions(asked: Exam) -> Verdicts:
-    """What the judge says of the solutions that the world itself writes."""
-    vocabulary = asked.world.vocabulary
-    solutions = [document[int(np.flatnonzero(document == vocabulary.sol)[0]) + 1 :] for document in asked.documents()]
-    return asked.world.judge.check_many(asked.problems(), solutions)
 
 
 def count_templates(preset: ReasoningPreset, seed: int) -> dict[str, Any]:
@@ -255,28 +247,11 @@ def count_templates(preset: ReasoningPreset, seed: int) -> dict[str, Any]:
 # Claims
 # ----------------------------------------------------------------------------------------------------------------------
 
-Runs = Mapping[str, RunMetrics]
-
-
-def items(runs: Runs, condition: str, name: str) -> NDArray[np.float64]:
-    """Whether each problem of a set was solved."""
-    return runs[condition].outcomes(f"accuracy.{name}.items").astype(np.float64)
-
-
-def accuracy(condition: str, name: str) -> Callable[[Runs], Measurement]:
-    """Share of solutions that are right in every step."""
-    return lambda runs: Measurement.of_items(items(runs, condition, name))
-
-
-def gap(first: str, second: str, name: str) -> Callable[[Runs], Measurement]:
-    """Difference of two models' accuracies, paired by problem."""
-    return lambda runs: Measurement.of_difference(items(runs, first, name), items(runs, second, name))
-
 
 def beyond_planless(name: str) -> Callable[[Runs], Measurement]:
     """Accuracy of the deep model minus that of a writer without a plan, paired by problem."""
     return lambda runs: Measurement.of_difference(
-        items(runs, DEEP, name), runs[LIMITS].outcomes(f"without_a_plan.{name}.items").astype(np.float64)
+        items(runs, DEEP, [name]), runs[LIMITS].outcomes(f"without_a_plan.{name}.items").astype(np.float64)
     )
 
 
@@ -304,7 +279,7 @@ def effective_templates(runs: Runs) -> float:
 def claims(scale: Scale, preset: ReasoningPreset) -> list[Claim]:
     """The claims, with thresholds fixed before the committed seeds were run (see `docs/claims/reasoning.md`)."""
     most = preset.practice.world.max_operations
-    hardest, next_one = f"new_{most}", f"new_{preset.beyond[0]}"
+    hardest, next_one = set_of(most), set_of(preset.beyond[0])
     demanding = scale in ("gpu", "paper")
     good = 0.99 if demanding else 0.95
     return [
@@ -337,7 +312,7 @@ def claims(scale: Scale, preset: ReasoningPreset) -> list[Claim]:
             statement="A model learns to solve new problems step by step, and longer ones than it was trained on.",
             source="2.1, Fig. 3",
             conditions=(DEEP, LIMITS),
-            measure=accuracy(DEEP, FAMILIAR),
+            measure=accuracy(DEEP, [FAMILIAR]),
             measure_name="new problems as in training, right in every step",
             relation="≥",
             threshold=good,
@@ -374,14 +349,14 @@ def claims(scale: Scale, preset: ReasoningPreset) -> list[Claim]:
             requires=(
                 Requirement(
                     name="new problems as in training, right in every step",
-                    measure=accuracy(DEEP, FAMILIAR),
+                    measure=accuracy(DEEP, [FAMILIAR]),
                     relation="≥",
                     threshold=0.8,
                 ),
                 *(
                     Requirement(
                         name=f"right solutions among those looked at, {words}",
-                        measure=accuracy(DEEP, name),
+                        measure=accuracy(DEEP, [name]),
                         relation="≥",
                         threshold=0.2,
                     )
@@ -415,7 +390,7 @@ def claims(scale: Scale, preset: ReasoningPreset) -> list[Claim]:
             statement="Depth matters: of two models of the same size the deeper one solves more of the hard problems.",
             source="2.1, Fig. 9",
             conditions=(DEEP, WIDE),
-            measure=gap(DEEP, WIDE, hardest),
+            measure=gap(DEEP, WIDE, [hardest]),
             measure_name=f"{most} operations: {preset.deep.name} minus {preset.wide.name}",
             relation="≥",
             threshold=0.05,
@@ -441,7 +416,7 @@ def claims(scale: Scale, preset: ReasoningPreset) -> list[Claim]:
             parts=(
                 Predicate(
                     name=f"new problems as in training: {preset.deep.name} minus {preset.wide.name}",
-                    measure=gap(DEEP, WIDE, FAMILIAR),
+                    measure=gap(DEEP, WIDE, [FAMILIAR]),
                     relation="≥",
                     threshold=0.0 if demanding else 0.02,
                 ),

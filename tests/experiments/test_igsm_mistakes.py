@@ -156,7 +156,7 @@ def test_what_follows_a_chain_of_attempts_is_judged():
     """`<attempt> <attempt> <sentence>`: right as it is, wrong with another result; beyond a mistake nobody knows."""
     asked = exam(WORLD, 3, 60)
     stop, back = VOCABULARY.id("."), VOCABULARY.back
-    problems = asked.problems()
+    problems = asked.problems
     (clean,) = solutions_of(CLEAN, replace(asked, indices=asked.indices[:1]))
     ends = np.flatnonzero(clean == stop)
     first, rest = clean[: ends[0] + 1], clean[ends[0] + 1 :]

@@ -15,7 +15,6 @@ from experiments.igsm_reasoning import (
     conditions,
     count_templates,
     effective_templates,
-    exam_solutions,
     limits,
 )
 from physlm.data.streams import IGNORE, PackedStream, Source
@@ -45,8 +44,8 @@ def chance_without_a_plan(problem) -> float:
 
 def test_a_writer_without_a_plan_is_right_as_often_as_random_orders_are():
     asked = exam(WORLD, 2, 400)
-    graphs = Dependencies.of(asked.problems())
-    small = [problem for problem, count in zip(asked.problems(), graphs.count, strict=True) if count <= 6][:8]
+    graphs = Dependencies.of(asked.problems)
+    small = [problem for problem, count in zip(asked.problems, graphs.count, strict=True) if count <= 6][:8]
     assert len(small) == 8
     for i, problem in enumerate(small):
         often = without_a_plan([problem] * 4000, Key.of("orders", i)).mean()
@@ -55,7 +54,7 @@ def test_a_writer_without_a_plan_is_right_as_often_as_random_orders_are():
 
 def test_a_writer_without_a_plan_is_accepted_by_the_judge_when_it_is_right():
     """Its orders are judged as solutions: those called right compute everything they use, the others do not."""
-    problems = exam(WORLD, 3, 200).problems()
+    problems = exam(WORLD, 3, 200).problems
     right = without_a_plan(problems, Key.of("judged"))
     graphs = Dependencies.of(problems)
     generator = Key.of("judged").generator()
@@ -79,7 +78,7 @@ def test_new_problems_have_templates_that_were_not_trained_on_and_familiar_ones_
     assert not trained & set(new.world.templates(new.split, new.indices).tolist())
     seen = [template in trained for template in familiar.world.templates(familiar.split, familiar.indices).tolist()]
     assert np.mean(seen) > 0.95
-    texts = {document.tobytes() for document in familiar.documents()}
+    texts = {document.tobytes() for document in familiar.documents}
     stream = [WORLD["train", i].tokens.astype(np.int64).tobytes() for i in range(200)]
     assert len(texts & set(stream)) < 40, "other problems, although some of one operation are bound to be the same"
 
@@ -105,7 +104,7 @@ def test_a_model_is_asked_for_the_solution_and_for_its_end():
 
 def test_the_solutions_of_the_world_pass_and_hold_nothing_unneeded():
     for asked in (exam(WORLD, 3, 100), exam(WORLD, 3, 100, reask=True), familiar_exam(WORLD, 100)):
-        verdicts = exam_solutions(asked)
+        verdicts = asked.world.judge.check_many(asked.problems, asked.solutions)
         assert verdicts.correct.all()
         assert {one.unnecessary_operations for one in verdicts} == {0}
 
@@ -121,10 +120,11 @@ def test_an_untrained_model_solves_nothing_and_every_failure_has_a_reason():
 def test_limits_need_no_model():
     found = RunMetrics(limits(SMOKE, 3))
     asked = exam(WORLD, 3, SMOKE.practice.problems)
-    zeros = np.mean([asked.world.vocabulary.decode(document[-1:]) == "0" for document in asked.documents()])
+    zeros = np.mean([asked.world.vocabulary.decode(document[-1:]) == "0" for document in asked.documents])
     assert found.number("answer_zero.new_3") == zeros
     eager = make_world(replace(WORLD.config, exact_operations=3, solution="everything"))
-    verdicts = exam_solutions(Exam(eager, "test", np.arange(SMOKE.practice.problems)))
+    whole = Exam(eager, "test", np.arange(SMOKE.practice.problems))
+    verdicts = eager.judge.check_many(whole.problems, whole.solutions)
     assert (
         found.number("eager.new_3.unnecessary_operations")
         == np.mean([one.unnecessary_operations or 0 for one in verdicts])

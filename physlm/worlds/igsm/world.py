@@ -10,9 +10,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +29,11 @@ from physlm.worlds.igsm.problem import Problem
 from physlm.worlds.igsm.rendering import MARKS, Renderer
 from physlm.worlds.igsm.subwords import Subwords
 from physlm.worlds.igsm.vocabulary import Vocabulary
+from physlm.worlds.recent import RecentDocuments
 
 _FINGERPRINTED = 64
 _CHUNK = 256
 _CHECKED = 64
-_REMEMBERED = 8192
 _MOST_LENGTHS = 1 << 26
 
 
@@ -75,7 +74,7 @@ class IGSMWorld:
             self.subwords = Subwords(self.vocabulary, tokenizer)
             self.subwords.check(words.document(i)[0] for i in range(_CHECKED))
         # Streams ask for lengths first, for which problems have to be made, and for tokens soon after.
-        self._recent: OrderedDict[tuple[str, int], _Document] = OrderedDict()
+        self._recent = RecentDocuments(self._make, _CHUNK)
 
     # ------------------------------------------------------------------------------------------------------------------
     # The World protocol
@@ -130,23 +129,11 @@ class IGSMWorld:
 
     def lengths_at(self, split: str, indices: IntArray) -> IntArray:
         """Number of tokens of the documents at `indices`, which are made for it and remembered for a while."""
-        return np.array([len(document.tokens) for document in self._documents(split, indices)], dtype=np.int64)
+        return self._recent.lengths(split, self._checked(split, indices))
 
     def render(self, split: str, indices: IntArray, marks: Sequence[str] | None = None) -> Samples:
         """The documents at `indices`, in that order, with all marks or those named."""
-        names = MARKS if marks is None else tuple(marks)
-        unknown = [name for name in names if name not in MARKS]
-        if unknown:
-            raise ValueError(f"marks must be among {', '.join(MARKS)}, got {unknown[0]!r}")
-        documents = self._documents(split, indices)
-        return Samples(
-            np.concatenate([np.empty(0, np.int32), *(document.tokens for document in documents)]),
-            np.concatenate([[0], np.cumsum([len(document.tokens) for document in documents], dtype=np.int64)]),
-            {
-                name: np.concatenate([np.empty(0, np.int8), *(document.marks[name] for document in documents)])
-                for name in names
-            },
-        )
+        return self._recent.render(split, self._checked(split, indices), marks)
 
     def __getitem__(self, key: tuple[str, int]) -> Sample:
         """One document with its problem."""
@@ -242,25 +229,3 @@ class IGSMWorld:
         drawing, steps = self.drawers[split].draw(indices)
         samples = self.renderer.write(drawing, steps, np.full(len(indices), self.config.question_first))
         return samples if self.subwords is None else self.subwords.spell(samples)
-
-    def _documents(self, split: str, indices: IntArray) -> list[_Document]:
-        """The documents at `indices`; those of the last few thousand that were made are not made again."""
-        numbers = self._checked(split, indices).tolist()
-        found = {number: self._recent[split, number] for number in numbers if (split, number) in self._recent}
-        missing = [number for number in dict.fromkeys(numbers) if number not in found]
-        for start in range(0, len(missing), _CHUNK):
-            chunk = missing[start : start + _CHUNK]
-            samples = self._make(split, np.array(chunk))
-            for i, number in enumerate(chunk):
-                found[number] = self._recent[split, number] = _Document(*samples.document(i))
-        while len(self._recent) > _REMEMBERED:
-            self._recent.popitem(last=False)
-        return [found[number] for number in numbers]
-
-
-@dataclass(frozen=True)
-class _Document:
-    """Tokens and marks of one document."""
-
-    tokens: IntArray
-    marks: Mapping[str, IntArray]

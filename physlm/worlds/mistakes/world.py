@@ -31,7 +31,7 @@ from physlm.worlds.mistakes.error_models import AttemptRole, ErrorModel
 from physlm.worlds.mistakes.grammars import GrammarErrors
 from physlm.worlds.mistakes.igsm import IGSMErrors
 from physlm.worlds.mistakes.injection import inject
-from physlm.worlds.mistakes.recent import RecentDocuments, join
+from physlm.worlds.recent import RecentDocuments, join
 
 _FINGERPRINTED = 64
 _CHECKED = 32

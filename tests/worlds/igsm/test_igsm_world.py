@@ -12,6 +12,7 @@ from physlm.worlds.igsm.judge import Judge
 from physlm.worlds.igsm.problem import Problem
 from physlm.worlds.igsm.rendering import ROLES
 from physlm.worlds.igsm.world import IGSMWorld
+from physlm.worlds.recent import _REMEMBERED
 
 CONFIG = IGSMConfig(seed=0, rendering="compact", modulus=7, names_per_category=20)
 
@@ -58,7 +59,7 @@ def test_lengths_are_those_of_the_documents(world):
 def test_what_is_remembered_changes_nothing_and_stays_small(world):
     first = world.render("train", np.arange(100))
     world.lengths_at("train", np.arange(20_000, 30_000))
-    assert len(world._recent) <= 8192
+    assert len(world._recent._places) <= _REMEMBERED
     assert world.render("train", np.arange(100)).tokens.tolist() == first.tokens.tolist()
     held = world.render("train", np.arange(100))
     held.tokens[:] = 0  # what was handed out belongs to the caller
