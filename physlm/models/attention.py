@@ -11,7 +11,6 @@ a layout, A asked places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,8 +138,8 @@ class Read:
     """Whether this is a last block that with a layout goes on only where something is asked."""
     padding: Tensor | None = None
     """Zero where a token is padding and one elsewhere, `[B, T, 1]`; `None` without padding."""
-    visible_lags: Sequence[Tensor] | None = None
-    """For every lag from 1 on, whether a token and the one that far back are one document's, `[B, T, 1]`."""
+    visible_lags: Tensor | None = None
+    """For every lag from 1 on, whether a token and the one that far back are one document's, `[lags, B, T]`."""
 
     def convolve(self, layer: CanonLayer | None, name: str, states: Tensor) -> Tensor:
         """Apply a Canon layer, if there is one, to `[B, T, M]`, or in a layout to `[N, M]`."""

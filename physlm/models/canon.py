@@ -12,12 +12,14 @@ Source: Physics of Language Models 4.1, §3 (residual form, placement, frozen va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 LETTERS = "ABCD"
 
@@ -67,16 +69,21 @@ class CanonLayer(nn.Module):
         self,
         states: Float[Tensor, "B T M"],
         earlier: Float[Tensor, "B before M"] | None = None,
-        visible: Sequence[Tensor] | None = None,
+        visible: Bool[Tensor, "lags B T"] | None = None,
     ) -> Float[Tensor, "B T M"]:
         """Mix each token with the ones just before it.
 
         Args:
             states: the inputs.
             earlier: the `kernel − 1` inputs before them; zeros if there are none.
-            visible: for every lag from 1 on, which tokens may see that far back, `[B, T, 1]`; all if not given.
+            visible: for every lag from 1 on, which tokens may see that far back; all if not given.
         """
         before, length = self.config.kernel - 1, states.shape[1]
+        if earlier is None and _has_kernel(states):
+            weight = torch.cat([self.weight[:1] + 1, self.weight[1:]]) if self.config.residual else self.weight
+            if visible is None:
+                visible = torch.ones(before, *states.shape[:2], dtype=torch.bool)
+            return _Convolution.apply(states, weight, visible)
         if earlier is None:
             earlier = states.new_zeros(states.shape[0], before, states.shape[2])
         padded = torch.cat([earlier.to(states.dtype), states], dim=1)
@@ -85,6 +92,68 @@ class CanonLayer(nn.Module):
         for lag in range(1, self.config.kernel):
             past = padded[:, before - lag : before - lag + length]
             if visible is not None:
-                past = past * visible[lag - 1]
+                past = past * visible[lag - 1].unsqueeze(-1)
             mixed = torch.addcmul(mixed, past, weight[lag])
         return mixed
+
+
+def _has_kernel(states: Tensor) -> bool:
+    return (
+        states.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+class _Convolution(torch.autograd.Function):
+    """Each token mixed with the ones before it, computed in float32 at least."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Float[Tensor, "B T M"],
+        weight: Float[Tensor, "K M"],
+        visible: Bool[Tensor, "lags B T"],
+    ) -> Float[Tensor, "B T M"]:
+        """Convolve.
+
+        Args:
+            ctx: keeps what the gradient needs.
+            states: the inputs.
+            weight: one row for each lag, the first for the token itself.
+            visible: for every lag from 1 on, which tokens may see that far back.
+        """
+        inputs, weight = _computable(states), _computable(weight)
+        weight = weight.to(inputs.dtype)
+        ctx.save_for_backward(inputs, weight, visible)
+        ctx.dtype = states.dtype
+        mixed = torch.empty_like(inputs)
+        _loops().convolve(inputs.numpy(), weight.numpy(), visible.numpy(), mixed.numpy())
+        return mixed.to(states.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of states and weight."""
+        inputs, weight, visible = ctx.saved_tensors
+        gradient = _computable(gradient)
+        for_states = torch.empty_like(inputs)
+        # Summed row by row first, which loses fewer bits than one sum over all tokens.
+        for_weight = torch.zeros(len(inputs), *weight.shape, dtype=inputs.dtype)
+        _loops().convolve_backward(
+            gradient.numpy(), inputs.numpy(), weight.numpy(), visible.numpy(), for_states.numpy(), for_weight.numpy()
+        )
+        return for_states.to(ctx.dtype), for_weight.sum(0), None
+
+
+def _computable(states: Tensor) -> Tensor:
+    """The same as NumPy can have it: without a gradient, in one piece, in float32 or float64."""
+    states = states.detach()
+    return (states if states.dtype == torch.float64 else states.float()).contiguous()
+
+
+def _loops() -> ModuleType:
+    # Compilers take a while to import, and most models have no Canon layer.
+    from physlm import short_convolution
+
+    return short_convolution

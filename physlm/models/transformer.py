@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -231,12 +232,12 @@ class Transformer(nn.Module):
         padding = None if starts is None else (columns[before:] >= starts[:, None]).unsqueeze(-1)
         lags = None
         if self.config.canon is not None and documents is not None:
-            lags = [
-                torch.cat([torch.zeros_like(documents[:, :lag]), documents[:, lag:] == documents[:, :-lag]], dim=1)[
-                    :, :length
-                ].unsqueeze(-1)
-                for lag in range(1, self.config.canon.kernel)
-            ]
+            lags = torch.stack(
+                [
+                    F.pad(documents[:, lag:] == documents[:, :-lag], (lag, 0))[:, :length]
+                    for lag in range(1, self.config.canon.kernel)
+                ]
+            )
         return Read(positions, key_positions, plain, score, cache, capture, layout, False, padding, lags)
 
     def _last_read(self, read: Read, layout: Layout) -> Read:

@@ -27,6 +27,26 @@ def test_it_is_a_depthwise_convolution(kernel, residual):
     torch.testing.assert_close(canon(states()), expected + states() if residual else expected)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.03)]
+)
+@pytest.mark.parametrize("kernel", [2, 4, 12])
+def test_the_compiled_convolution_and_its_gradients_are_those_of_plain_operations(kernel, dtype, tolerance):
+    canon, plain = (layer(kernel=kernel).to(dtype) for _ in range(2))
+    visible = torch.rand(kernel - 1, 2, 9, generator=torch.Generator().manual_seed(2)) < 0.6
+    inputs, same_inputs = (states().to(dtype).mT.contiguous().mT.requires_grad_() for _ in range(2))
+    slope = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(3)).to(dtype)
+    mixed = canon(inputs, None, visible)
+    expected = plain(same_inputs, torch.zeros(2, kernel - 1, 6), visible)
+    assert mixed.dtype == dtype
+    mixed.backward(slope)
+    expected.backward(slope)
+    bounds = {"rtol": tolerance, "atol": tolerance * 10}
+    torch.testing.assert_close(mixed, expected, **bounds)
+    torch.testing.assert_close(inputs.grad, same_inputs.grad, **bounds)
+    torch.testing.assert_close(canon.weight.grad, plain.weight.grad, **bounds)
+
+
 def test_zero_weights_are_the_identity():
     canon = layer()
     torch.nn.init.zeros_(canon.weight)

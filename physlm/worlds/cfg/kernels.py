@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 
 COUNT = 0
 """Mode in which `second` is the number of derivations, rounded beyond 2**53."""

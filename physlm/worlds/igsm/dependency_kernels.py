@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 from physlm.worlds.igsm.random_kernels import (
     Mask,
     Stream,

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 from physlm.worlds.igsm.parsing import (
     BEGIN,
     CLOSING,

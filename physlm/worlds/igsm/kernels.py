@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 from physlm.worlds.igsm.dependency_kernels import (
     draw_necessary_1,
     draw_necessary_2,

@@ -31,8 +31,8 @@ from typing import NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from physlm.compiling import compiled
 from physlm.data.contract import IntArray
-from physlm.worlds.compiling import compiled
 from physlm.worlds.igsm.config import Rendering
 from physlm.worlds.igsm.vocabulary import Vocabulary
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 
 Stream = NDArray[np.uint64]
 """One stream, `[2]`; every draw changes it."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 from physlm.worlds.igsm.kernels import COPY, DIFFERENCE, MORE, NO_CONSTANT, NO_OPERANDS, Drawing
 from physlm.worlds.igsm.solution_kernels import CONSTANT, COPIED, MINUS, PLUS, Steps
 from physlm.worlds.igsm.structure_kernels import LAYERS

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 from physlm.worlds.igsm.kernels import DIFFERENCE, LETTERS, NO_CONSTANT, TIMES, Drawing, draw_letters
 from physlm.worlds.igsm.random_kernels import Mask, Stream, below, bit, members, pick
 from physlm.worlds.igsm.structure_kernels import PARAMETERS, Graph, define_abstract, empty_graph

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 from physlm.worlds.igsm.kernels import Drawing
 from physlm.worlds.igsm.solution_kernels import CONSTANT, COPIED, MINUS, PLUS, Steps
 

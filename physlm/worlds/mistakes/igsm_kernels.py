@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 from physlm.worlds.igsm.kernels import Drawing
 from physlm.worlds.igsm.random_kernels import Mask, bit, contains, members
 from physlm.worlds.igsm.rendering_kernels import Codes, Page, find_names

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from physlm.worlds.compiling import compiled
+from physlm.compiling import compiled
 from physlm.worlds.igsm.random_kernels import below, uniform
 
 

@@ -1,4 +1,4 @@
-"""Compiling the loops of worlds."""
+"""Compiling loops with numba."""
 
 from __future__ import annotations
 
