@@ -52,6 +52,8 @@ class IGSMConfig:
         categorizations: number of chains of categories that names come from, 1 to 4.
         names_per_category: number of names in each category, 4 to 100.
         letters: number of letters in use, the first of a-z and A-Z. Which are taken is easier to learn of few.
+        shuffled_letters: whether solutions take letters in random order (the paper) or in that of the alphabet, which
+            leaves nothing in a solution that cannot be foreseen but its order.
         problems: number of problems to train on. Any of them is made at the same cost and nothing is stored.
         test_problems: number of problems to test with. None has a solution template that any to train on has.
 
@@ -72,6 +74,7 @@ class IGSMConfig:
     categorizations: int = 4
     names_per_category: int = MOST_NAMES
     letters: int = MOST_OPERATIONS
+    shuffled_letters: bool = True
     problems: int = 1 << 30
     test_problems: int = 1 << 20
 
@@ -88,7 +91,7 @@ class IGSMConfig:
             value = getattr(self, name)
             if value not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}")
-        for name in ("question_first", "reask"):
+        for name in ("question_first", "reask", "shuffled_letters"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not _is_prime(self.modulus):

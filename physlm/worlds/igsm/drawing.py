@@ -66,6 +66,7 @@ class Drawer:
             bias=get_args(DepthBias).index(config.depth_bias),
             groups=np.array(load_names(config.categorizations, config.names_per_category).groups),
             letters=config.letters,
+            shuffled_letters=config.shuffled_letters,
         )
 
     def draw(self, indices: NDArray[np.int64]) -> tuple[Drawing, Steps]:
@@ -98,7 +99,7 @@ class Drawer:
                     f"max_instances={config.max_instances}, got none in {attempts} attempts: use others"
                 )
             if config.reask:
-                solution_kernels.ask_again(rows, drawing, config.letters)
+                solution_kernels.ask_again(rows, drawing, settings)
             solution_kernels.solve(rows, drawing, config.modulus, steps)
             template_kernels.hash_templates(rows, drawing, steps, RESIDUES, residues)
             is_right = drawing.operations[rows] > 0
@@ -106,7 +107,7 @@ class Drawer:
                 is_right &= (residues[rows] < TRAINING_RESIDUES) == (self._side == "train")
             if config.solution == "everything":
                 right = rows[is_right]
-                solution_kernels.solve_everything(right, drawing, config.letters)
+                solution_kernels.solve_everything(right, drawing, settings)
                 solution_kernels.solve(right, drawing, config.modulus, steps)
                 is_right &= drawing.operations[rows] > 0
             rows = rows[~is_right]

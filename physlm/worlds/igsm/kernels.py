@@ -60,7 +60,7 @@ class Settings(NamedTuple):
     """What of `IGSMConfig` drawing depends on, as numbers.
 
     Attributes:
-        max_operations, max_instances, modulus, categorizations, letters: as there.
+        max_operations, max_instances, modulus, categorizations, letters, shuffled_letters: as there.
         distribution, bias: as there.
         groups: sizes of the groups of names in a category.
     """
@@ -73,6 +73,7 @@ class Settings(NamedTuple):
     bias: int
     groups: NDArray[np.int64]
     letters: int
+    shuffled_letters: bool
 
 
 class Drawing(NamedTuple):
@@ -214,12 +215,13 @@ def _draw_names(stream: Stream, row: int, settings: Settings, drawing: Drawing) 
 
 
 @compiled
-def draw_letters(row: int, drawing: Drawing, count: int) -> None:
-    """As many different letters out of the first `count` as the solution has operations, in random order."""
+def draw_letters(row: int, drawing: Drawing, settings: Settings) -> None:
+    """As many different letters of those in use as the solution has operations, in random order or the alphabet's."""
     letters = drawing.letters[row]
-    for i in range(count):
+    for i in range(settings.letters):
         letters[i] = i
-    shuffle(drawing.streams[row], letters, drawing.operations[row], count)
+    if settings.shuffled_letters:
+        shuffle(drawing.streams[row], letters, drawing.operations[row], settings.letters)
 
 
 @compiled
@@ -255,4 +257,4 @@ def draw(rows: NDArray[np.int64], drawing: Drawing, settings: Settings) -> None:
         for p in range(edges):
             told[p] = p
         shuffle(stream, told, edges, edges)
-        draw_letters(row, drawing, settings.letters)
+        draw_letters(row, drawing, settings)

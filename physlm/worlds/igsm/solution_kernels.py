@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physlm.compiling import compiled
-from physlm.worlds.igsm.kernels import DIFFERENCE, LETTERS, NO_CONSTANT, TIMES, Drawing, draw_letters
+from physlm.worlds.igsm.kernels import DIFFERENCE, LETTERS, NO_CONSTANT, TIMES, Drawing, Settings, draw_letters
 from physlm.worlds.igsm.random_kernels import Mask, Stream, below, bit, members, pick
 from physlm.worlds.igsm.structure_kernels import PARAMETERS, Graph, define_abstract, empty_graph
 
@@ -95,7 +95,9 @@ def _random_order(stream: Stream, mask: Mask, last: int, graph: Graph, order: ND
 
 
 @compiled
-def _solve_in_random_order(row: int, mask: Mask, query: int, graph: Graph, drawing: Drawing, letters: int) -> None:
+def _solve_in_random_order(
+    row: int, mask: Mask, query: int, graph: Graph, drawing: Drawing, settings: Settings
+) -> None:
     """Replace solution and letters; the number of operations becomes 0 if there are more than letters."""
     solution = drawing.solution[row]
     count = _random_order(drawing.streams[row], mask, query, graph, solution)
@@ -103,13 +105,13 @@ def _solve_in_random_order(row: int, mask: Mask, query: int, graph: Graph, drawi
     total = 0
     for i in range(count):
         total += graph.operations[solution[i]]
-    drawing.operations[row] = total if total <= letters else 0
-    if total <= letters:
-        draw_letters(row, drawing, letters)
+    drawing.operations[row] = total if total <= settings.letters else 0
+    if total <= settings.letters:
+        draw_letters(row, drawing, settings)
 
 
 @compiled
-def ask_again(rows: NDArray[np.int64], drawing: Drawing, letters: int) -> None:
+def ask_again(rows: NDArray[np.int64], drawing: Drawing, settings: Settings) -> None:
     """Ask for any parameter of each problem and solve for that, in a random order (§3, *reask*).
 
     The number of operations becomes 0 where they are more than letters.
@@ -126,11 +128,11 @@ def ask_again(rows: NDArray[np.int64], drawing: Drawing, letters: int) -> None:
                 further |= graph.predecessors[found[i]]
             front = further & ~needed
             needed |= further
-        _solve_in_random_order(row, needed, query, graph, drawing, letters)
+        _solve_in_random_order(row, needed, query, graph, drawing, settings)
 
 
 @compiled
-def solve_everything(rows: NDArray[np.int64], drawing: Drawing, letters: int) -> None:
+def solve_everything(rows: NDArray[np.int64], drawing: Drawing, settings: Settings) -> None:
     """Compute whatever the problem uses, in a random order up to the query (§2.7, level 0).
 
     The number of operations becomes 0 where they are more than letters.
@@ -141,7 +143,7 @@ def solve_everything(rows: NDArray[np.int64], drawing: Drawing, letters: int) ->
             continue
         graph_of(row, drawing, graph)
         query = drawing.solution[row, np.count_nonzero(drawing.solution[row] >= 0) - 1]
-        _solve_in_random_order(row, drawing.used[row] | bit(query), query, graph, drawing, letters)
+        _solve_in_random_order(row, drawing.used[row] | bit(query), query, graph, drawing, settings)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

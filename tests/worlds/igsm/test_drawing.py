@@ -336,6 +336,13 @@ def test_few_letters_are_enough_for_every_solution(settings):
     assert abs(counts / counts.mean() - 1).max() < 0.1
 
 
+@pytest.mark.parametrize("settings", [{}, {"reask": True}, {"solution": "everything"}])
+def test_letters_in_the_order_of_the_alphabet(settings):
+    drawing = arrays(500, max_operations=6, max_instances=8, letters=8, shuffled_letters=False, **settings)
+    for operations, letters in zip(drawing.operations.tolist(), drawing.letters.tolist(), strict=True):
+        assert letters[:operations] == list(range(operations))
+
+
 @pytest.mark.parametrize("max_instances", [2, 3, 4, 5, 6, 7, 8, 9, 10, 20])
 def test_the_feasible_range_is_feasible(max_instances):
     most = most_operations(max_instances)
@@ -379,6 +386,7 @@ def test_beyond_the_feasible_range_nothing_is_found():
         ({"depth_bias": "rel"}, ValueError, "depth_bias must be one of 'needed', 'not_needed', got 'rel'"),
         ({"solution": "longest"}, ValueError, "solution must be one of"),
         ({"reask": 1}, TypeError, "reask must be True or False, got 1"),
+        ({"shuffled_letters": None}, TypeError, "shuffled_letters must be True or False, got None"),
         ({"problems": 0}, ValueError, "problems must be in 1.."),
         ({"seed": "a"}, TypeError, "seed must be an int, got 'a'"),
     ],
