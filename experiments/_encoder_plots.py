@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments._hidden_tokens import deep_by_shallow
 from physlm.lab import Results
@@ -67,7 +68,9 @@ def plots(results: Results, folder: Path) -> list[Path]:
             folder / "deep_by_shallow.png",
             grid,
             {
-                label: np.array([deep_by_shallow(results.runs[kind, seed].at("curve"), grid) for seed in results.seeds])
+                label: _where_most_are(
+                    np.array([deep_by_shallow(results.runs[kind, seed].at("curve"), grid) for seed in results.seeds])
+                )
                 for label, kind in ((causal, "causal"), (masked, "masked"))
             },
             title="Deep tokens known at equal knowledge of shallow ones",
@@ -98,3 +101,8 @@ def plots(results: Results, folder: Path) -> list[Path]:
         )
     )
     return drawn
+
+
+def _where_most_are(curves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Curves `[seeds, points]` without points that half of the seeds or fewer have: their bands would hide all else."""
+    return np.where(np.isfinite(curves).mean(axis=0) > 0.5, curves, np.nan)
