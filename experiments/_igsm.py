@@ -25,10 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments import _fitting
 from physlm.data.contract import IntArray
 from physlm.data.streams import OUTSIDE, PackedStream, Source
-from physlm.lab import Workspace
 from physlm.lab.results import pack_items
 from physlm.models.canon import Canon
 from physlm.models.generation import generate
@@ -303,35 +301,4 @@ def training_stream(practice: Practice, source: Source, context: int, seed: int)
         key=Key.of("packing", seed),
         overflow="whole",
         document_mask=True,
-    )
-
-
-def fit(
-    workspace: Workspace, practice: Practice, reasoner: Reasoner, seed: int, *, source: Source | None = None
-) -> tuple[Transformer, list[dict[str, Any]], float]:
-    """Train a model on problems and solutions of a seed's world.
-
-    Args:
-        workspace: of the run.
-        practice: world, training and number of test problems.
-        reasoner: the model.
-        seed: of the world, of the weights and of the stream.
-        source: what is read in place of the world's documents, in its vocabulary.
-
-    Returns:
-        The model; its learning curve with the accuracy on test problems of the most operations; the CPU seconds of a
-        step, evaluations aside.
-    """
-    world = practice.world_of(seed)
-    if source is None:
-        source = Source(world, "train", loss_roles=None if practice.whole_loss else SOLUTION_ROLES)
-    return _fitting.fit(
-        workspace,
-        training_stream(practice, source, reasoner.context, seed),
-        reasoner.config(world.vocab_size),
-        seed,
-        learning_curve(practice, seed),
-        recipe=practice.recipe,
-        log_points=practice.log_points,
-        threads=practice.threads,
     )

@@ -18,11 +18,12 @@ import torch
 
 from experiments._igsm import Exam, exam, familiar_exam
 from experiments._igsm_comparisons import FAMILIAR, REASK, set_of
+from experiments._igsm_training import pretrain
 from experiments._mistakes_claims import CORE, claims
 from experiments._mistakes_measures import examine, write
 from experiments._mistakes_plots import plots
 from experiments._mistakes_presets import PRESETS, MistakesPreset
-from experiments._mistakes_training import adapt, pretrain
+from experiments._mistakes_training import adapt
 from physlm.lab import Condition, Experiment, Workspace
 from physlm.lab.cli import main
 from physlm.models.transformer import parameter_count
@@ -53,14 +54,14 @@ def run(preset: MistakesPreset, condition: Condition, seed: int, workspace: Work
     metrics: dict[str, Any] = {
         "parameters": parameter_count(base.model.config),
         "cpu_seconds_per_step": base.cpu_seconds_per_step,
-        "problems": base.problems,
+        "problems": base.documents,
         "curve": base.curve,
     }
     if trial.late is not None:
         practice = preset.continued if trial.rank is None else preset.low_rank
         adapted = adapt(workspace, base, practice, trial.late, seed, rank=trial.rank, loss_batches=preset.loss_batches)
         metrics |= {
-            "problems": base.problems + adapted.problems,
+            "problems": base.documents + adapted.problems,
             "trained_parameters": adapted.trained_parameters,
             "curve": adapted.curve,
             "text_loss": {"before": adapted.loss_before, "after": adapted.loss_after},

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from experiments._igsm import SOLUTION_ROLES, exam, training_stream
+from experiments._igsm_training import pretrain
 from experiments._mistaken_texts import CLEAN, ShortDocuments, Text
 from experiments._mistakes_comparisons import right_after_chains, share_of_text
 from experiments._mistakes_measures import after_long_chains, examine, write
 from experiments._mistakes_plots import in_words
 from experiments._mistakes_presets import Trial
-from experiments._mistakes_training import adapt, pretrain, text_loss
+from experiments._mistakes_training import adapt, text_loss
 from experiments.igsm_mistakes import CORE, EXPERIMENT, PRESETS, conditions, exams
 from physlm.data.contract import FreshWorld
 from physlm.data.streams import IGNORE, PackedStream
@@ -205,7 +206,7 @@ def test_late_training_goes_on_from_the_clean_model_at_equal_tokens(workspace):
     for _ in range(TINY.practice.recipe.steps):
         stream.next_batch()
     assert base.position == stream.state()
-    assert base.problems == stream.state()["cursors"][0]
+    assert base.documents == stream.state()["cursors"][0]
 
     adapted = adapt(workspace, base, TINY.low_rank, MANY, 3, rank=2, loss_batches=2)
     kept = {name: value for name, value in base.model.state_dict().items() if name.endswith(".original")}
@@ -219,7 +220,7 @@ def test_late_training_goes_on_from_the_clean_model_at_equal_tokens(workspace):
     going_on.restore(stream.state())
     for _ in range(8):
         going_on.next_batch()
-    assert adapted.problems == going_on.state()["cursors"][0] - base.problems > 0
+    assert adapted.problems == going_on.state()["cursors"][0] - base.documents > 0
     assert adapted.loss_before == text_loss(again.model, TINY.low_rank, MANY, 3, batches=2) != adapted.loss_after
 
 
