@@ -5,12 +5,15 @@
 | control | what | what it would show |
 | --- | --- | --- |
 | majority | always the commonest label of the fitted places | the label is mostly one |
-| shuffled labels | the same probe, fitted to labels in another order | the probe's own prior |
+| shuffled labels | the same probe, fitted to labels in other orders | the probe's own prior |
 | untrained model | the same probe on a model of the same shape as it was drawn | the shape alone, or the tokens, tell |
 | embedding layer | the same probe on what enters the first block | the token alone tells |
 | control task | a label for each type (token), drawn from the prior | the probe memorises; the rest is selectivity |
 | disjoint entities | nobody is on both sides | the probe remembers entities |
 | description length | bits of an online code of the labels | accuracy was bought by many examples |
+
+States that fall into clusters, one for each label, make a single shuffling a lottery: its probe names whole clusters,
+by luck rightly. So labels are shuffled several times where that is cheap, and the mean is told.
 
 Shuffled labels and the control task are further tasks of the same fit, and the embedding is one of the layers, so that
 all of it costs three fits: this one, that of the untrained model, and the parts of the online code.
@@ -44,7 +47,14 @@ from physlm.probing.results import (
 from physlm.probing.states import States
 from physlm.randomness import Key
 
-_SUFFIXES = {SHUFFLED: f" / {SHUFFLED}", CONTROL_TASK: f" / {CONTROL_TASK}"}
+SHUFFLES = 5
+"""Orders of the labels, for linear probes on hidden states."""
+
+_CONTROL_TASK = f" / {CONTROL_TASK}"
+
+
+def _shuffled(number: int) -> str:
+    return f" / {SHUFFLED} {number}"
 
 
 def split_entities(entities: IntArray, key: Key, *, fitted: float = 0.5) -> BoolArray:
@@ -91,6 +101,7 @@ def evaluate(
     embedding: str | Probing[R] | None = None,
     fitted: float | BoolArray = 0.5,
     portions: Sequence[float] | None = PORTIONS,
+    shuffles: int = 1,
 ) -> dict[str, ProbeResult]:
     """Probe every layer for every task, with controls.
 
@@ -106,10 +117,13 @@ def evaluate(
         embedding: name of the layer that is the embedding, or the probe on it.
         fitted: share of the entities that is fitted, or which places are, `[N]`.
         portions: of the online code; `None` leaves it out.
+        shuffles: in how many other orders labels are fitted, ≥ 1.
 
     Raises:
-        ValueError: arrays of other lengths, or a split of entities that shares some.
+        ValueError: arrays of other lengths, no order, or a split of entities that shares some.
     """
+    if shuffles < 1:
+        raise ValueError(f"shuffles must be ≥ 1, got {shuffles}")
     count = len(probing.inputs)
     for name, array in {"entities": entities, "types": types, **labels}.items():
         if array is not None and np.shape(array) != (count,):
@@ -120,13 +134,14 @@ def evaluate(
     if shared := len(np.intersect1d(entities[is_fitted], entities[~is_fitted])):
         raise ValueError(f"fitted and held-out places must be about different entities, got {shared} on both sides")
 
-    mixed = {name: shuffle_labels(values, is_fitted, key.child(name)) for name, values in labels.items()}
     tasks = dict(labels)
     for name, values in labels.items():
-        tasks[name + _SUFFIXES[SHUFFLED]] = mixed[name]
+        orders = [key.child(name), *(key.child(name, number) for number in range(1, shuffles))]
+        for number, order in enumerate(orders):
+            tasks[name + _shuffled(number)] = shuffle_labels(values, is_fitted, order)
         if types is not None:
             prior = values[is_fitted & (values != IGNORE)]
-            tasks[name + _SUFFIXES[CONTROL_TASK]] = control_labels(values, types, prior, key.child(name))
+            tasks[name + _CONTROL_TASK] = control_labels(values, types, prior, key.child(name))
 
     fitted_rows, held_out = np.flatnonzero(is_fitted), np.flatnonzero(~is_fitted)
     probes, correct = _fit_and_ask(probing, tasks, fitted_rows, held_out)
@@ -138,6 +153,7 @@ def evaluate(
         raise ValueError(f"embedding must be one of the layers {', '.join(probes.layers_)}, got {embedding!r}")
     descriptions = {}
     if portions is not None:
+        mixed = {name: tasks[name + _shuffled(0)] for name in labels}
         descriptions = description_lengths(probing, labels, mixed, fitted_rows, entities, key, portions)
 
     results: dict[str, ProbeResult] = {}
@@ -146,10 +162,12 @@ def evaluate(
         if not len(asked):
             raise ValueError(f"labels of {name!r} must be asked at held-out places too, got none")
         known, times = np.unique(values[is_fitted & (values != IGNORE)], return_counts=True)
-        controls = {MAJORITY: (values[held_out] == known[times.argmax()])[None]}
-        for control, suffix in _SUFFIXES.items():
-            if name + suffix in correct:
-                controls[control] = correct[name + suffix]
+        controls = {
+            MAJORITY: (values[held_out] == known[times.argmax()])[None],
+            SHUFFLED: np.mean([correct[name + _shuffled(number)] for number in range(shuffles)], axis=0),
+        }
+        if types is not None:
+            controls[CONTROL_TASK] = correct[name + _CONTROL_TASK]
         if untrained_correct is not None:
             controls[UNTRAINED] = untrained_correct[name]
         if embedding_correct is not None:
@@ -194,6 +212,7 @@ def evaluate_states(
     training: ProbeTraining | None = None,
     norm: Norm = "batch",
     portions: Sequence[float] | None = PORTIONS,
+    shuffles: int = SHUFFLES,
 ) -> dict[str, ProbeResult]:
     """`evaluate` for linear probes on hidden states: all layers and tasks at once.
 
@@ -221,6 +240,7 @@ def evaluate_states(
         training: how the probes are fitted.
         norm: what is done to states first.
         portions: of the online code; `None` leaves it out.
+        shuffles: in how many other orders labels are fitted, ≥ 1.
     """
 
     def reading(inputs: States) -> Probing[States]:
@@ -236,4 +256,5 @@ def evaluate_states(
         embedding=reading(embedding) if isinstance(embedding, States) else embedding,
         fitted=fitted,
         portions=portions,
+        shuffles=shuffles,
     )

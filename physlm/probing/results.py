@@ -72,7 +72,8 @@ class ProbeResult:
         task: what was asked.
         layers: L names.
         correct: whether the probe was right, `[L, N]`.
-        controls: the same of those in `ACCURACIES`, `[L, N]`, or `[1, N]` where layers do not matter.
+        controls: the same of those in `ACCURACIES`, `[L, N]`, or `[1, N]` where layers do not matter; a share where a
+            control was repeated.
         entities: whom each place is about, `[N]`.
         shared_entities: how many entities have both fitted and held-out places; `None` if that is not known.
         rows: numbers of the held-out places among all that were given, `[N]`.
@@ -84,7 +85,7 @@ class ProbeResult:
     correct: BoolArray
     entities: IntArray
     rows: IntArray
-    controls: Mapping[str, BoolArray] = field(default_factory=dict)
+    controls: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     shared_entities: int | None = None
     description: DescriptionLength | None = None
 

@@ -77,6 +77,32 @@ def test_an_absent_feature_is_within_the_interval_of_chance_and_of_every_control
     assert result.description.compression.max() < 1.15
 
 
+def test_one_shuffling_is_a_lottery_where_states_are_clusters_and_the_mean_of_several_is_not():
+    labels = generator(5).integers(0, 2, 120)
+    states = States(["deep"], np.eye(2, dtype=np.float32)[labels][:, None])
+
+    def control(number: int, shuffles: int) -> float:
+        found = evaluate_states(
+            states,
+            {"cluster": labels},
+            entities=np.arange(120),
+            key=Key.of("lottery", number),
+            embedding=None,
+            training=ProbeTraining(steps=100),
+            portions=None,
+            shuffles=shuffles,
+        )
+        return found["cluster"].control("shuffled labels")[0]
+
+    single = np.array([control(number, 1) for number in range(12)])
+    several = np.array([control(number, 8) for number in range(12)])
+    assert single.std() > 0.25  # all right, all wrong, or one cluster of two
+    assert several.std() < 0.6 * single.std()
+    assert several.mean() == pytest.approx(0.5, abs=0.15)
+    with pytest.raises(ValueError, match="shuffles must be ≥ 1, got 0"):
+        control(0, 0)
+
+
 def test_no_entity_is_on_both_sides(results):
     found, _, entities = results
     held_out = np.unique(found["absent"].entities)
