@@ -24,6 +24,7 @@ from experiments._mistakes_measures import examine, write
 from experiments._mistakes_plots import plots
 from experiments._mistakes_presets import PRESETS, MistakesPreset
 from experiments._mistakes_training import adapt
+from experiments.igsm_reasoning import EXPERIMENT as REASONING
 from physlm.lab import Condition, Experiment, Workspace
 from physlm.lab.cli import main
 from physlm.models.transformer import parameter_count
@@ -100,8 +101,9 @@ EXPERIMENT = Experiment(
     claims=claims,
     core=CORE,
     plots=plots,
-    seeds={"smoke": (201,), "cpu": (201, 202, 203, 204, 205), "gpu": (201, 202), "paper": (201, 202)},
-    development_seeds=frozenset(range(1, 21)),
+    # The clean model is that of `igsm_reasoning`, trained once for both.
+    seeds=REASONING.seeds,
+    development_seeds=REASONING.development_seeds,
     data_fingerprint=fingerprint,
     estimate=cost,
 )

@@ -1,4 +1,4 @@
-"""The committed verdicts on biographies: they follow from the committed runs, and these were asked for by this code.
+"""The committed verdicts: they follow from the committed runs, and these were asked for by this code.
 
 Nothing is trained here. Every number is computed again from the run files, each of which carries a checksum and is
 found by the hash of all that it depends on: experiment, revision, preset, condition, seed, data, and the numerics
@@ -22,9 +22,7 @@ from physlm.lab.storage import FORMAT_VERSION, load_run, run_hash, run_path
 
 RESULTS = Path(__file__).parents[2] / "results"
 SCALE = "cpu"
-NAMES = ("bio_qa", "bio_celebrity", "bio_masked")
-EXPERIMENTS = {name: importlib.import_module(f"experiments.{name}").EXPERIMENT for name in NAMES}
-RECORDED = [name for name in NAMES if (RESULTS / name / SCALE / "verdict.json").exists()]
+RECORDED = sorted(path.parents[1].name for path in RESULTS.glob(f"*/{SCALE}/verdict.json"))
 SEEDS_OF_A_VERDICT = 5
 SUPPORTED = ("BIO-1", "BIO-4", "BIO-5")
 
@@ -37,7 +35,7 @@ class Record:
         self.document = json.loads(
             (self.folder / "verdict.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
         )
-        self.experiment = EXPERIMENTS[name]
+        self.experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
         self.preset = self.experiment.preset(SCALE)
         self.conditions = {condition.name: condition for condition in self.experiment.conditions(self.preset)}
         self.claims = {claim.id: claim for claim in self.experiment.claims(SCALE, self.preset)}
