@@ -73,7 +73,8 @@ def heatmap(
         if number is not None:
             for (row, column), value in np.ndenumerate(values):
                 if np.isfinite(value):
-                    dark = (value - low) / (high - low) > 0.6
+                    share = abs(value) / max(-low, high) if low < 0 < high else (value - low) / (high - low)
+                    dark = share > 0.6
                     axes.text(
                         column, row, format(value, number), ha="center", va="center", color="white" if dark else _INK
                     )

@@ -19,19 +19,16 @@ section 4, Fig. 7, where linear probes of DeBERTa find shallow levels and miss d
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from experiments._biographies import ModelShape
 from experiments._encoder_plots import plots
-from experiments._fitting import device
-from experiments._grammars import SMALL_RECIPE, GrammarShape, complete, make_world, test_sentences
+from experiments._grammars import SMALL_RECIPE, GrammarShape, complete, fit, make_world, test_sentences
 from experiments._hidden_tokens import (
     answers,
     constituent_questions,
@@ -44,7 +41,7 @@ from experiments._hidden_tokens import (
 )
 from experiments._local_oracles import beyond, next_token_posteriors
 from experiments._predictions import divergence, log_probabilities
-from physlm.data.streams import Batch, PackedStream, Source
+from physlm.data.streams import Batch
 from physlm.lab import Claim, Condition, Experiment, Measurement, Requirement, RunMetrics, Workspace
 from physlm.lab.claims import Predicate
 from physlm.lab.cli import main
@@ -53,7 +50,6 @@ from physlm.lab.results import pack_items
 from physlm.models.positions import Deberta
 from physlm.models.transformer import Transformer, TransformerConfig, parameter_count
 from physlm.randomness import Key
-from physlm.training.loop import train
 from physlm.training.objectives import Examples, MaskedWords, Objective, next_token_loss
 from physlm.training.recipe import Recipe
 from physlm.worlds.cfg.config import CFGConfig
@@ -199,9 +195,7 @@ def run(preset: EncoderPreset, condition: Condition, seed: int, workspace: Works
     if "grammar" in condition.options:
         return needs(preset, preset.world(str(condition.options["grammar"]), seed), seed)
     kind: Kind = "masked" if condition.options["kind"] == "masked" else "causal"
-    torch.set_num_threads(preset.threads)
     world = preset.world(preset.grammars[0].label, seed)
-    model = Transformer(preset.config(world.vocab_size, kind), seed=seed).to(device())
     key = Key.of("hidden tokens", seed)
     tokens = token_questions(world, preset.sentences, preset.tokens, key.child("tokens"))
     constituents = constituent_questions(world, preset.sentences, preset.constituents, key.child("constituents"))
@@ -211,27 +205,22 @@ def run(preset: EncoderPreset, condition: Condition, seed: int, workspace: Works
     if kind == "masked":
         objective = MaskedTokens(Key.of("masking", seed), mask=world.mask, special=special, rate=preset.mask_rate)
 
-    def curve() -> dict[str, Any]:
+    def curve(model: Transformer) -> dict[str, Any]:
         known = knowledge_of(on_curve, answers(model, world, on_curve))
         return {name: known[name]["known"] for name in ("shallow", "deep")}
 
-    records = train(
-        model,
-        PackedStream(
-            [Source(world, "train")],
-            context=preset.model.context,
-            batch_size=preset.batch_size,
-            key=Key.of("packing", seed),
-            overflow="continue",
-        ),
-        preset.recipe,
+    model, records, _ = fit(
+        workspace,
+        world,
+        preset.config(world.vocab_size, kind),
+        seed,
+        curve,
+        batch_size=preset.batch_size,
+        recipe=preset.recipe,
+        log_points=preset.log_points,
+        threads=preset.threads,
         objective=objective,
-        evaluate=curve,
-        log_every=max(1, preset.recipe.steps // preset.log_points),
-        folder=workspace.scratch / "training",
-        progress=workspace.progress,
     )
-    shutil.rmtree(workspace.scratch / "training", ignore_errors=True)
     metrics: dict[str, Any] = {
         "parameters": parameter_count(model.config),
         "curve": records,

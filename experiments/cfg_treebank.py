@@ -11,22 +11,18 @@ Claim CFG-20. Source: Physics of Language Models 1, appendix G; the treebank its
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from experiments._biographies import ModelShape
-from experiments._fitting import device
-from experiments._grammars import SMALL_RECIPE, GrammarShape, complete, make_world
+from experiments._grammars import SMALL_RECIPE, GrammarShape, complete, fit, make_world
 from experiments._predictions import divergence, log_probabilities
 from physlm.data.contract import IntArray
-from physlm.data.streams import PackedStream, Source
 from physlm.lab import Claim, Condition, Experiment, Measurement, Results, RunMetrics, Workspace
 from physlm.lab.claims import Predicate
 from physlm.lab.cli import main
@@ -36,7 +32,6 @@ from physlm.lab.results import pack_items
 from physlm.models.positions import Uniform
 from physlm.models.transformer import Transformer, TransformerConfig, parameter_count
 from physlm.randomness import Key
-from physlm.training.loop import train
 from physlm.training.recipe import Recipe
 from physlm.worlds.cfg.config import CFGConfig
 from physlm.worlds.cfg.general import GeneralParser
@@ -165,32 +160,25 @@ def conditions(preset: TreebankPreset) -> list[Condition]:
 
 def run(preset: TreebankPreset, condition: Condition, seed: int, workspace: Workspace) -> dict[str, Any]:
     """Train a model on sentences, let it complete others, and compare its distribution with the exact one."""
-    torch.set_num_threads(preset.threads)
     world = preset.world(str(condition.options["grammar"]), seed)
-    model = Transformer(preset.config(world.vocab_size, str(condition.options["model"])), seed=seed).to(device())
     sentences = fitting_sentences(world, preset)
     truth = exact_distributions(world, sentences)
 
-    def curve() -> dict[str, Any]:
+    def curve(model: Transformer) -> dict[str, Any]:
         some = slice(preset.curve_sentences)
         return {"divergence": float(divergences(model, world, sentences[some], truth[some]).mean())}
 
-    records = train(
-        model,
-        PackedStream(
-            [Source(world, "train")],
-            context=preset.models[0].context,
-            batch_size=preset.batch_size,
-            key=Key.of("packing", seed),
-            overflow="continue",
-        ),
-        preset.recipe,
-        evaluate=curve,
-        log_every=max(1, preset.recipe.steps // preset.log_points),
-        folder=workspace.scratch / "training",
-        progress=workspace.progress,
+    model, records, _ = fit(
+        workspace,
+        world,
+        preset.config(world.vocab_size, str(condition.options["model"])),
+        seed,
+        curve,
+        batch_size=preset.batch_size,
+        recipe=preset.recipe,
+        log_points=preset.log_points,
+        threads=preset.threads,
     )
-    shutil.rmtree(workspace.scratch / "training", ignore_errors=True)
     accuracy = {}
     for cut in preset.cuts:
         right = completions(model, world, sentences, cut, Key.of("completions", seed, cut))
