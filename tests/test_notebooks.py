@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PLOTS = {"01_knowledge_extraction": 2, "02_grammars": 4, "03_igsm": 5}
+PLOTS = {"01_knowledge_extraction": 2, "02_grammars": 4, "03_igsm": 5, "04_mistakes": 2, "05_probing": 6}
 MACHINE_PATH = re.compile(r"(?<![\w./])/(?:home|root|Users|tmp|var|mnt|opt|srv|work)/")
 PNG_SIGNATURE = "iVBORw0KGgo"  # in base 64
 
