@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from experiments._fitting import device
+from experiments._stages import read_again
 from physlm.data.contract import Samples
 from physlm.data.streams import PackedStream, Source
 from physlm.evaluation import answer_matches, first_token_matches, masked_answer_matches, token_matches
@@ -29,7 +30,7 @@ from physlm.models.low_rank import add_low_rank
 from physlm.models.positions import Rotary
 from physlm.models.transformer import Transformer, TransformerConfig
 from physlm.randomness import Key
-from physlm.training.checkpoints import CheckpointError, DamagedError, load_model, save_model
+from physlm.training.checkpoints import load_model, save_model
 from physlm.training.loop import train
 from physlm.training.objectives import MaskedWords, Objective, next_token_loss, objective_identity
 from physlm.training.recipe import Recipe
@@ -137,11 +138,6 @@ class BiographyPreset:
     threads: int = 1
 
 
-def device() -> torch.device:
-    """The accelerator if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @lru_cache(maxsize=4)
 def make_world(config: BiographyConfig) -> BiographyWorld:
     """The world of a config."""
@@ -231,14 +227,9 @@ def stage(
         shutil.rmtree(folder / "training")
 
     folder = workspace.stage(name, identity, compute)
-    try:
+    with read_again(folder):
         model = load_model(folder / "model", config=config, data_fingerprint=world.fingerprint()).to(device())
         records = json.loads((folder / "records.json").read_text())
-    except (DamagedError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(
-            f"the cached stage {folder} is damaged ({error}): delete that folder and run the same command again; "
-            "finished runs are kept"
-        ) from error
     return Trained(model.eval(), records)
 
 

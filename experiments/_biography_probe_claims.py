@@ -163,7 +163,7 @@ def _couples(recalled: Recalled, demanding: bool) -> Claim:
     second = "P-probing for the second of a pair"
     return Claim(
         id="BIO-13",
-        statement="Told in pairs, the second fact hangs on the first one rather than on the name.",
+        statement="Told in pairs, the second fact cannot be read before the first was told, whatever else was.",
         source="3.1, Fig. 6 and 15",
         conditions=(once, often),
         measure=minus(at_positions(once, "partner"), at_positions(once, "start")),

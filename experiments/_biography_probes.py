@@ -181,8 +181,10 @@ def outcomes(results: Mapping[str, ProbeResult], asked: BoolArray) -> dict[str, 
     order = np.argsort(entities, kind="stable")
 
     def by_person(right: list[BoolArray]) -> BoolArray:
-        # Of shuffled labels a result holds shares of right answers; labels are shuffled once here, so these are 0 or 1.
-        return np.concatenate(right)[order].reshape(len(people), -1) == 1
+        values = np.concatenate(right)
+        if not np.isin(values, (0, 1)).all():
+            raise ValueError("outcomes must be right or wrong, got shares: shuffle labels once")
+        return values[order].reshape(len(people), -1) == 1
 
     found = {PROBE: by_person([part.correct[-1] for part in parts])}
     return found | {name: by_person([part.controls[name][-1] for part in parts]) for name in ACCURACIES}

@@ -179,7 +179,7 @@ PRESETS: dict[Scale, MistakesPreset] = {
     ),
     "cpu": _preset(
         "cpu",
-        # The rate of the biography experiments, whose models are as wide.
+        # The rate of the biography experiments, whose models are of width 64; not tuned here.
         _low_rank(REASONING["cpu"].practice, 5e-3),
         # What is hard at this scale are solution templates that were never trained on; with more operations than
         # trained, the clean model solves next to nothing (docs/lab-notes.md).

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from experiments import _fitting
 from physlm.data.streams import PackedStream, StreamState
 from physlm.lab import Workspace
 from physlm.models.transformer import Transformer, TransformerConfig
-from physlm.training.checkpoints import load_model, save_model
+from physlm.training.checkpoints import CheckpointError, DamagedError, load_model, save_model
 from physlm.training.recipe import Recipe
 
 
@@ -105,6 +106,19 @@ def fit_once(
         shutil.rmtree(folder / "training")
 
     folder = workspace.stage(name, {**identity, **trained_by}, compute)
-    model = load_model(folder / "model", config=config, data_fingerprint=data_fingerprint)
-    log = json.loads((folder / "log.json").read_text(encoding="utf-8"))
+    with read_again(folder):
+        model = load_model(folder / "model", config=config, data_fingerprint=data_fingerprint)
+        log = json.loads((folder / "log.json").read_text(encoding="utf-8"))
     return Trained(model.to(_fitting.device()).eval(), **log)
+
+
+@contextmanager
+def read_again(folder: Path) -> Iterator[None]:
+    """Say what to do where a finished stage cannot be read."""
+    try:
+        yield
+    except (DamagedError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"the cached stage {folder} is damaged ({error}): delete that folder and run the same command again; "
+            "finished runs are kept"
+        ) from error

@@ -22,7 +22,6 @@ from experiments._biographies import (
     ask,
     by_attribute,
     chance,
-    device,
     finetune,
     make_world,
     measure,
@@ -36,6 +35,7 @@ from experiments._biography_probe_measures import ALONE, CELEBRITIES, NAMES, POS
 from experiments._biography_probe_plots import plots
 from experiments._biography_probes import Readout, probe_layers, probe_names, probe_positions
 from experiments._biography_removal import remove_from_names
+from experiments._fitting import device
 from experiments.bio_celebrity import CELEBRITY_VARIANT, MINORITY_VARIANTS
 from physlm.lab import Condition, Experiment, Workspace, pack_items
 from physlm.lab.cli import main

@@ -133,7 +133,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of states and weight."""
         inputs, weight, visible = ctx.saved_tensors
         gradient = _computable(gradient)
@@ -143,7 +143,7 @@ class _Convolution(torch.autograd.Function):
         _loops().convolve_backward(
             gradient.numpy(), inputs.numpy(), weight.numpy(), visible.numpy(), for_states.numpy(), for_weight.numpy()
         )
-        return for_states.to(ctx.dtype), for_weight.sum(0), None
+        return for_states.to(ctx.dtype), for_weight.sum(0) if ctx.needs_input_grad[1] else None, None
 
 
 def _computable(states: Tensor) -> Tensor:

@@ -117,13 +117,15 @@ def evaluate(
         embedding: name of the layer that is the embedding, or the probe on it.
         fitted: share of the entities that is fitted, or which places are, `[N]`.
         portions: of the online code; `None` leaves it out.
-        shuffles: in how many other orders labels are fitted, ≥ 1.
+        shuffles: in how many other orders labels are fitted; 0 leaves the control out.
 
     Raises:
-        ValueError: arrays of other lengths, no order, or a split of entities that shares some.
+        ValueError: arrays of other lengths, less than no order, none for an online code, or a split of entities that
+            shares some.
     """
-    if shuffles < 1:
-        raise ValueError(f"shuffles must be ≥ 1, got {shuffles}")
+    least = 0 if portions is None else 1
+    if shuffles < least:
+        raise ValueError(f"shuffles must be ≥ {least}{' with portions' if least else ''}, got {shuffles}")
     count = len(probing.inputs)
     for name, array in {"entities": entities, "types": types, **labels}.items():
         if array is not None and np.shape(array) != (count,):
@@ -136,8 +138,8 @@ def evaluate(
 
     tasks = dict(labels)
     for name, values in labels.items():
-        orders = [key.child(name), *(key.child(name, number) for number in range(1, shuffles))]
-        for number, order in enumerate(orders):
+        for number in range(shuffles):
+            order = key.child(name, number) if number else key.child(name)
             tasks[name + _shuffled(number)] = shuffle_labels(values, is_fitted, order)
         if types is not None:
             prior = values[is_fitted & (values != IGNORE)]
@@ -164,8 +166,9 @@ def evaluate(
         known, times = np.unique(values[is_fitted & (values != IGNORE)], return_counts=True)
         controls = {
             MAJORITY: (values[held_out] == known[times.argmax()])[None],
-            SHUFFLED: np.mean([correct[name + _shuffled(number)] for number in range(shuffles)], axis=0),
         }
+        if shuffles:
+            controls[SHUFFLED] = np.mean([correct[name + _shuffled(number)] for number in range(shuffles)], axis=0)
         if types is not None:
             controls[CONTROL_TASK] = correct[name + _CONTROL_TASK]
         if untrained_correct is not None:
@@ -240,7 +243,7 @@ def evaluate_states(
         training: how the probes are fitted.
         norm: what is done to states first.
         portions: of the online code; `None` leaves it out.
-        shuffles: in how many other orders labels are fitted, ≥ 1.
+        shuffles: in how many other orders labels are fitted; 0 leaves the control out.
     """
 
     def reading(inputs: States) -> Probing[States]:

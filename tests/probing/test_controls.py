@@ -99,8 +99,10 @@ def test_one_shuffling_is_a_lottery_where_states_are_clusters_and_the_mean_of_se
     assert single.std() > 0.25  # all right, all wrong, or one cluster of two
     assert several.std() < 0.6 * single.std()
     assert several.mean() == pytest.approx(0.5, abs=0.15)
-    with pytest.raises(ValueError, match="shuffles must be ≥ 1, got 0"):
+    with pytest.raises(MissingControlError, match="no control 'shuffled labels'"):
         control(0, 0)
+    with pytest.raises(ValueError, match="shuffles must be ≥ 0, got -1"):
+        control(0, -1)
 
 
 def test_no_entity_is_on_both_sides(results):
