@@ -42,6 +42,15 @@ def chance_without_a_plan(problem) -> float:
     return right / total
 
 
+@pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
+def test_letters_of_longer_problems_are_all_seen_in_training(scale):
+    preset = PRESETS[scale]
+    world = preset.practice.world_of(1)
+    seen = {letter for one in world.problems("train", np.arange(500)) for letter in one.letters}
+    asked = {letter for one in exam(world, preset.beyond[-1], 100).problems for letter in one.letters}
+    assert asked <= seen
+
+
 def test_a_writer_without_a_plan_is_right_as_often_as_random_orders_are():
     asked = exam(WORLD, 2, 400)
     graphs = Dependencies.of(asked.problems)

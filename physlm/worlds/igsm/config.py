@@ -52,8 +52,8 @@ class IGSMConfig:
         categorizations: number of chains of categories that names come from, 1 to 4.
         names_per_category: number of names in each category, 4 to 100.
         letters: number of letters in use, the first of a-z and A-Z. Which are taken is easier to learn of few.
-        shuffled_letters: whether solutions take letters in random order (the paper) or in that of the alphabet, which
-            leaves nothing in a solution that cannot be foreseen but its order.
+        shuffled_letters: whether solutions take letters in random order (the paper) or in that of the alphabet, from
+            any of them on and the first behind the last: but one cannot be foreseen then, and all occur in training.
         problems: number of problems to train on. Any of them is made at the same cost and nothing is stored.
         test_problems: number of problems to test with. None has a solution template that any to train on has.
 

@@ -216,12 +216,13 @@ def _draw_names(stream: Stream, row: int, settings: Settings, drawing: Drawing) 
 
 @compiled
 def draw_letters(row: int, drawing: Drawing, settings: Settings) -> None:
-    """As many different letters of those in use as the solution has operations, in random order or the alphabet's."""
-    letters = drawing.letters[row]
-    for i in range(settings.letters):
-        letters[i] = i
+    """As many different letters of those in use as the solution has operations: any, or one and those behind it."""
+    letters, count = drawing.letters[row], settings.letters
+    first = 0 if settings.shuffled_letters else below(drawing.streams[row], count)
+    for i in range(count):
+        letters[i] = (first + i) % count
     if settings.shuffled_letters:
-        shuffle(drawing.streams[row], letters, drawing.operations[row], settings.letters)
+        shuffle(drawing.streams[row], letters, drawing.operations[row], count)
 
 
 @compiled
