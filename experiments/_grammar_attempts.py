@@ -2,7 +2,8 @@
 
 - All texts of a seed are made of the same sentences in the same order; they differ in the attempts alone.
 - Before every token of a sentence, with some chance, one more token that no sentence has there (2.2, §4, for grammars).
-- What a model writes is judged without what it has taken back. To take back a token that it was given is wrong.
+- What a model writes is judged without what it has taken back. To take back a token that it was given is wrong. So is
+  a text without an end; what it took back counts as in any other.
 
 Shapes: N tokens of a sentence, T terminals.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments._grammar_measures import in_language
-from experiments._grammars import complete, test_sentences
+from experiments._grammars import go_on, test_sentences
 from experiments._mistaken_texts import CLEAN, Text
 from experiments._noisy_prefixes import CLEAN_PREFIX, COLD, NO_PREFIX, WARM
 from experiments._predictions import log_probabilities
@@ -101,30 +102,31 @@ def next_token(world: CFGWorld, text: Text) -> Callable[[IntArray], NDArray[np.f
     return exact
 
 
-def take_apart(world: CFGWorld, ends: Sequence[IntArray | None]) -> list[tuple[IntArray | None, int]]:
-    """What was written after prefixes, `None` without an end, without what was taken back; and how often that was."""
+def take_apart(world: CFGWorld, written: Sequence[IntArray]) -> list[tuple[IntArray, int]]:
+    """What was written after prefixes, without what was taken back; and how often that was."""
     reader = attempted(world, CLEAN)
-    return [(None, 0) if end is None else (reader.strip(end), int(reader.chains(end).sum())) for end in ends]
+    return [(reader.strip(tokens), int(reader.chains(tokens).sum())) for tokens in written]
 
 
 def examine(model: Transformer, world: CFGWorld, seed: int, count: int, cut: int) -> dict[str, Any]:
     """Sentences of its own and completions of the first test sentences, judged, and the attempts in them.
 
     Returns:
-        By task and temperature: `items`, whether each is a sentence of the grammar; `attempts`, in those that came to
-        an end, for each token of these that was not taken back.
+        By task and temperature: `items`, whether each is a sentence of the grammar; `attempts`, for each token that was
+        not taken back, in all texts; `unfinished`, the share of texts that came to no end.
     """
     found: dict[str, Any] = {name: {} for name, _ in TASKS}
     for name, temperature in TASKS:
         prefixes = [sentence[: cut_of(name, cut)] for sentence in test_sentences(world, count)]
-        made = complete(model, world, prefixes, Key.of("completions", seed, name), temperature=temperature)
-        written = take_apart(world, [end for end, _ in made])
-        right = in_language(world, prefixes, [end for end, _ in written])
-        tokens = sum(len(end) for end, _ in written if end is not None)
+        written = go_on(model, world, prefixes, Key.of("completions", seed, name), temperature=temperature)
+        taken = take_apart(world, [one.tokens for one in written])
+        ends = [kept if one.finished else None for one, (kept, _) in zip(written, taken, strict=True)]
+        right = in_language(world, prefixes, ends)
         found[name][f"{temperature:g}"] = {
             "mean": float(right.mean()),
             "items": pack_items(right),
-            "attempts": sum(attempts for _, attempts in written) / max(1, tokens),
+            "attempts": sum(attempts for _, attempts in taken) / max(1, sum(len(kept) for kept, _ in taken)),
+            "unfinished": float(np.mean([not one.finished for one in written])),
         }
     return found
 

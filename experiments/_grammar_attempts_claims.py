@@ -70,6 +70,12 @@ def claims(_scale: Scale, preset: GrammarMistakesPreset) -> list[Claim]:
         relation="between",
         threshold=(0.3, 0.95),
     )
+    can_differ = Requirement(
+        name=f"{percent[high]}, own sentences: neither nothing nor everything right",
+        measure=accuracy(own(high)),
+        relation="between",
+        threshold=(0.05, 0.99),
+    )
     few = share(
         f"{percent[middle]}, temperature {COLD}: attempts as a share of the text's",
         share_of_text(middle, CLEAN_PREFIX, COLD),
@@ -104,12 +110,13 @@ def claims(_scale: Scale, preset: GrammarMistakesPreset) -> list[Claim]:
             statement="It is taking back that counts: <back> comes after wrong tokens and not after right ones, and "
             "wrong tokens without it are worth less.",
             source="new for grammars",
-            conditions=(middle, unmarked),
+            conditions=(clean, middle, unmarked),
             measure=gap(cold(middle), cold(unmarked)),
             measure_name=f"completions at temperature {COLD}: {percent[middle]} taken back minus not",
             relation="≥",
             threshold=0.02,
             control="the same wrong tokens, not taken back",
+            requires=(has_room,),
             parts=(
                 Predicate(
                     name=f"{percent[middle]}: chance of <back> after wrong tokens of the text",
@@ -157,12 +164,13 @@ def claims(_scale: Scale, preset: GrammarMistakesPreset) -> list[Claim]:
             statement="Whether attempts bear loss hardly matters to what is written in the end, only to how often "
             "something is taken back.",
             source="after 2.2, Figs. 4 and 5; new for grammars",
-            conditions=(high, masked),
+            conditions=(clean, high, masked),
             measure=gap(own(masked), own(high)),
             measure_name=f"own sentences, {percent[high]}: masked minus not",
             relation="between",
             threshold=(-0.03, 0.03),
             control="loss on everything",
+            requires=(has_room, can_differ),
             parts=(
                 alike(
                     f"completions at temperature {COLD}, {percent[high]}: masked minus not", cold(masked), cold(high)
@@ -179,12 +187,13 @@ def claims(_scale: Scale, preset: GrammarMistakesPreset) -> list[Claim]:
             id="MIS-CFG-5",
             statement="A low-rank update comes too late; all weights, late, learn it.",
             source="after 2.2, Figs. 7 and 10; new for grammars",
-            conditions=(middle, low_rank, full),
+            conditions=(clean, middle, low_rank, full),
             measure=gap(own(middle), own(low_rank)),
             measure_name=f"own sentences: {percent[middle]} from scratch minus low-rank update",
             relation="≥",
             threshold=0.03,
             control="all weights, the same text and tokens",
+            requires=(has_room,),
             parts=(
                 part("own sentences: all weights minus low-rank update", own(full), own(low_rank), 0.03),
                 part(

@@ -26,7 +26,7 @@ from physlm.data.contract import IntArray
 from physlm.data.streams import PackedStream, Source
 from physlm.lab import Workspace
 from physlm.lab.results import pack_items
-from physlm.models.generation import generate
+from physlm.models.generation import Continuation, generate
 from physlm.models.positions import PositionConfig
 from physlm.models.transformer import Transformer, TransformerConfig
 from physlm.randomness import Key
@@ -203,22 +203,27 @@ def completion_accuracy(
     return np.array([sentence is not None and bool(next(right)) for sentence in whole])
 
 
-def complete(
+def go_on(
     model: Transformer, world: CFGWorld, prefixes: Sequence[IntArray], key: Key, *, temperature: float = 1.0
-) -> list[tuple[IntArray | None, float]]:
-    """What the model writes after BOS and each prefix, `None` if it does not end, and its log-probability in nats."""
-    context = model.config.context
-    longest = max(len(prefix) for prefix in prefixes)
-    continuations = generate(
+) -> list[Continuation]:
+    """What the model writes after BOS and each prefix, until it comes to an end or the context is full."""
+    return generate(
         model,
-        [np.concatenate([[world.bos], prefix]).astype(np.int64) for prefix in prefixes],
-        max_new_tokens=context - longest - 1,
+        [np.append(world.bos, prefix).astype(np.int64) for prefix in prefixes],
+        max_new_tokens=model.config.context - 1 - max(map(len, prefixes)),
         stop=world.eos,
         temperature=temperature,
         key=key,
         details=True,
     )
-    return [(one.tokens if one.finished else None, float(one.log_probabilities.sum())) for one in continuations]
+
+
+def complete(
+    model: Transformer, world: CFGWorld, prefixes: Sequence[IntArray], key: Key, *, temperature: float = 1.0
+) -> list[tuple[IntArray | None, float]]:
+    """What the model writes after BOS and each prefix, `None` if it does not end, and its log-probability in nats."""
+    written = go_on(model, world, prefixes, key, temperature=temperature)
+    return [(one.tokens if one.finished else None, float(one.log_probabilities.sum())) for one in written]
 
 
 def divergences(

@@ -127,7 +127,12 @@ def _used() -> Claim:
         ),
         parts=(
             _part("the same share over that of the random directions that do most", used_ratio, "≥", 2.0, "number"),
-            _part("the same share minus that where another item is moved to not ready", beyond_another_item, "≥", 0.0),
+            _part(
+                "the same share minus that where another item that is ready is moved to not ready",
+                beyond_another_item,
+                "≥",
+                0.0,
+            ),
         ),
     )
 
@@ -182,7 +187,7 @@ def _needless(demanding: bool) -> Claim:
         threshold=0.50,
         scale="proportion",
         unit="%",
-        control="the same probe on parameters of the same problems that are not needed",
+        control="the same probe on other parameters of the same problems that are not needed, behind the same words",
         requires=(
             learnt(PROBLEM_FIRST),
             _enough("parameters computed needlessly", count("nece", NEEDLESS), 20),

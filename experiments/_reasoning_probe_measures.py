@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments._reasoning_probes import ALONE, Cells, balanced, pooled
-from experiments._reasoning_questions import HARDEST, NEEDLESS, NOT_READY, REASK, WRONG
+from experiments._reasoning_questions import HARDEST, NEEDLESS, NOT_NEEDED, NOT_READY, WRONG
 from experiments._tree_probes import expected_place
 from physlm.lab import RunMetrics
 from physlm.probing.results import MAJORITY, SHUFFLED, UNTRAINED
@@ -65,14 +65,9 @@ def worst_label_of_unneeded(task: Task) -> Reader:
     )
 
 
-def right(task: Task, group: str, label: int | None = None) -> Reader:
-    """Share of right answers, about all parameters or those of a label; NaN without any."""
-
-    def read(run: RunMetrics) -> float:
-        found: Mapping[str, Mapping[str, float]] = cells(run, task, group)
-        return pooled(found if label is None else {name: cell for name, cell in found.items() if name == str(label)})
-
-    return read
+def right(task: Task, group: str) -> Reader:
+    """Share of right answers; NaN without any."""
+    return lambda run: pooled(cells(run, task, group))
 
 
 def count(task: Task, group: str) -> Reader:
@@ -81,8 +76,8 @@ def count(task: Task, group: str) -> Reader:
 
 
 def needless_gap(run: RunMetrics) -> float:
-    """Right answers about parameters not needed, minus about those computed needlessly."""
-    return right("nece", REASK, 0)(run) - right("nece", NEEDLESS)(run)
+    """Right answers about parameters not needed, minus about those of them that the model computed needlessly."""
+    return right("nece", NOT_NEEDED)(run) - right("nece", NEEDLESS)(run)
 
 
 def wrong_step_gap(task: Task) -> Reader:

@@ -20,7 +20,7 @@ from experiments._reasoning_probe_measures import (
     right,
 )
 from experiments._reasoning_probes import balanced
-from experiments._reasoning_questions import BEYOND, HARDEST, NEEDLESS, NOT_READY, REASK, WRONG
+from experiments._reasoning_questions import BEYOND, HARDEST, NEEDLESS, NOT_NEEDED, NOT_READY, WRONG
 from physlm.lab import Results, RunMetrics
 from physlm.lab.plots import bar_with_intervals
 from physlm.probing.results import UNTRAINED
@@ -75,7 +75,7 @@ def plots(results: Results, folder: Path) -> list[Path]:
             folder / "mistakes.png",
             {
                 "others like it": {
-                    "needed? not needed": right("nece", REASK, 0),
+                    "needed? not needed": right("nece", NOT_NEEDED),
                     "ready? not ready": right("can_next", NOT_READY),
                     "ready and needed? not ready": right("nece_next", NOT_READY),
                 },
@@ -159,7 +159,7 @@ def _distance(results: Results, folder: Path) -> Path:
 def _use(results: Results, folder: Path, task: Task, words: str) -> Path:
     """Changes of what is written by block."""
     runs = _runs(results)
-    names = {"probe": "direction of the item", "other": "of another item", "random": "random direction"}
+    names = {"probe": "direction of the item", "other": "of another such item", "random": "random direction"}
     return bar_with_intervals(
         folder / f"used_{task}.png",
         {

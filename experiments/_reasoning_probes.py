@@ -36,6 +36,9 @@ FINAL = "final"
 """The last layer, behind the final norm."""
 ALONE = "question alone"
 
+SHUFFLES = 3
+"""Orders of the labels: the worst of six tasks is claimed, and a single order is a lottery."""
+
 Cells = dict[str, dict[str, Any]]
 """By label: how many questions, and accuracies of the probe and of its controls."""
 
@@ -51,9 +54,6 @@ class VProbes:
         rank: of the update of the embedding.
         training: of the probes; a batch is of texts.
         key: governs everything that is drawn.
-
-    Raises:
-        ValueError: if the two sides share a solution template.
     """
 
     def __init__(
@@ -86,7 +86,11 @@ class VProbes:
     def read(
         self, model: Transformer, untrained: Transformer, layer: str = FINAL, *, portions: Sequence[float] | None = None
     ) -> ProbeResult:
-        """The answers read off a layer; without `portions`, of the online code, with the dearest controls left out."""
+        """The answers read off a layer; without `portions`, of the online code, with the dearest controls left out.
+
+        Raises:
+            ValueError: if the two sides share a solution template.
+        """
         whole = portions is not None
         return evaluate(
             self._probing(model, layer, self.inputs),
@@ -97,6 +101,7 @@ class VProbes:
             embedding=self._probing(model, layer, self.alone) if whole else None,
             fitted=self.is_fitted,
             portions=portions,
+            shuffles=SHUFFLES if whole else 0,
             key=self.key,
         )[self.task]
 

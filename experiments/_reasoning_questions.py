@@ -32,11 +32,12 @@ from physlm.worlds.igsm.labels import STATE_TASKS, Labels, Task
 from physlm.worlds.igsm.vocabulary import Vocabulary
 
 FITTED, HARDEST, BEYOND, REASK = "fitted", "hardest", "beyond", "reask"
-NEEDLESS, WRONG, NOT_READY = "needless", "wrong", "not_ready"
-GROUPS = (FITTED, HARDEST, BEYOND, REASK, NEEDLESS, WRONG, NOT_READY)
+NEEDLESS, NOT_NEEDED, WRONG, NOT_READY = "needless", "not_needed", "wrong", "not_ready"
+GROUPS = (FITTED, HARDEST, BEYOND, REASK, NEEDLESS, NOT_NEEDED, WRONG, NOT_READY)
 """What questions are about: problems that probes are fitted to; of the most operations that were trained on, of more
-than these, and asked for another parameter; parameters that the model computed needlessly; steps of it that were not
-ready, and other parameters that were not ready in the same states."""
+than these, and asked for another parameter; parameters that the model computed needlessly, and others of the same
+problems that are not needed; steps of it that were not ready, and other parameters that were not ready in the same
+states."""
 _MOST_PARAMETERS = 1 << 10  # of a problem, existing or not: more than there can be
 
 
@@ -161,18 +162,40 @@ def ask(exam: Exam, task: Task, group: str, key: Key, *, questions: int, existin
     return _asked(exam, truth, begun, problem, parameter, label, np.full(len(problem), group), other=other)
 
 
-def ask_about_needless(exam: Exam, verdicts: Verdicts) -> Asked | None:
-    """Does the query need what a model has computed needlessly before its first mistake, if anything?"""
+def ask_about_needless(exam: Exam, verdicts: Verdicts, key: Key, *, questions: int) -> Asked | None:
+    """Does the query need what a model has computed needlessly before its first mistake, if anything?
+
+    Others that the query does not need, and that the model did not turn to, are asked about behind the same words.
+
+    Args:
+        exam: N problems.
+        verdicts: of the judge, on what the model wrote.
+        key: of the others and of the order.
+        questions: behind each beginning.
+
+    Returns:
+        The questions, or `None` if nothing was computed needlessly.
+    """
     truth = Labels.of_problems(exam.problems)
-    found = [(row, number) for row, verdict in enumerate(verdicts) for number in verdict.defined]
-    problem, number = np.array(found, dtype=np.int64).reshape(-1, 2).T
-    is_needless = ~contains(truth.graphs.necessary[problem], number)
-    if not is_needless.any():
+    begun: list[IntArray] = []
+    found: list[tuple[int, int, int, str]] = []
+    for row, verdict in enumerate(verdicts):
+        numbers = np.arange(int(truth.graphs.count[row]))
+        unneeded = numbers[~contains(truth.graphs.necessary[row], numbers)]
+        needless = np.intersect1d(unneeded, verdict.defined)
+        if not len(needless):
+            continue
+        others = np.setdiff1d(unneeded, [*verdict.defined, NONE if verdict.parameter is None else verdict.parameter])
+        generator = key.child(int(exam.indices[row])).generator()
+        for together in _beside(needless, others, questions, generator):
+            found += [(len(begun), row, one, NEEDLESS if one in needless else NOT_NEEDED) for one in together]
+            begun.append(beginning(exam.world.vocabulary, "nece", exam.documents[row]))
+    if not found:
         return None
-    problem, parameter = problem[is_needless], truth.places[problem, number][is_needless]
-    begun = [beginning(exam.world.vocabulary, "nece", document) for document in exam.documents]
+    text, problem, number, group = map(np.array, zip(*found, strict=True))
+    parameter = truth.places[problem, number]
     label = truth.of("nece", problem, parameter)
-    return _asked(exam, truth, begun, problem, parameter, label, np.full(len(problem), NEEDLESS))
+    return _asked(exam, truth, begun, problem, parameter, label, group, text=text)
 
 
 def ask_about_wrong_steps(
@@ -180,7 +203,7 @@ def ask_about_wrong_steps(
 ) -> Asked | None:
     """Is ready what a model took for ready and was not, in the state in which it did?
 
-    Other parameters that are neither computed nor ready are asked about behind the same beginning, in a random order.
+    Other parameters that are neither computed nor ready are asked about behind the same words.
 
     Args:
         exam: N problems.
@@ -188,7 +211,7 @@ def ask_about_wrong_steps(
         verdicts: of the judge.
         task: about the state.
         key: of the others and of the order.
-        questions: behind each beginning, the wrong step included.
+        questions: behind each beginning.
 
     Returns:
         The questions, or `None` if no solution fails that way.
@@ -196,38 +219,39 @@ def ask_about_wrong_steps(
     truth = Labels.of_problems(exam.problems)
     graphs = truth.graphs
     begun: list[IntArray] = []
-    texts: list[int] = []
-    rows: list[tuple[int, int, np.uint64]] = []
+    found: list[tuple[int, int, int, str]] = []
+    states: list[np.uint64] = []
     for row, verdict in enumerate(verdicts):
         if not _is_unready(verdict):
             continue
         assert verdict.parameter is not None
-        generator = key.child(int(exam.indices[row])).generator()
         defined = np.bitwise_or.reduce(bits(np.array(verdict.defined, dtype=np.int64)), initial=np.uint64(0))
         numbers = np.arange(int(graphs.count[row]))
         is_open = ~contains(defined, numbers) & (graphs.predecessors[row, numbers] & ~defined != 0)
-        others = generator.permutation(numbers[is_open & (numbers != verdict.parameter)])[: questions - 1]
-        for number in generator.permutation(np.append(others, verdict.parameter)).tolist():
-            rows.append((row, number, defined))
-            texts.append(len(begun))
+        wrong, others = np.array([verdict.parameter]), numbers[is_open & (numbers != verdict.parameter)]
+        generator = key.child(int(exam.indices[row])).generator()
         document = np.concatenate([exam.prompts[row], solutions[row]])
-        begun.append(beginning(exam.world.vocabulary, task, document, len(verdict.defined)))
-    if not rows:
+        for together in _beside(wrong, others, questions, generator):
+            found += [(len(begun), row, one, WRONG if one in wrong else NOT_READY) for one in together]
+            states += [defined] * len(together)
+            begun.append(beginning(exam.world.vocabulary, task, document, len(verdict.defined)))
+    if not found:
         return None
-    problem, number, states = (np.array(column) for column in zip(*rows, strict=True))
+    text, problem, number, group = map(np.array, zip(*found, strict=True))
     parameter = truth.places[problem, number]
-    wrong = np.array([verdicts[int(row)].parameter for row in problem])
-    label = truth.of(task, problem, parameter, defined=states)
-    return _asked(
-        exam,
-        truth,
-        begun,
-        problem,
-        parameter,
-        label,
-        np.where(number == wrong, WRONG, NOT_READY),
-        text=np.array(texts),
-    )
+    label = truth.of(task, problem, parameter, defined=np.array(states))
+    return _asked(exam, truth, begun, problem, parameter, label, group, text=text)
+
+
+def _beside(mistaken: IntArray, others: IntArray, questions: int, generator: np.random.Generator) -> list[list[int]]:
+    """What a model was mistaken about and some of the others, one at least, in a random order.
+
+    Returns:
+        Those asked about behind one beginning, `questions` at most, and behind the next.
+    """
+    others = generator.permutation(others)[: max(1, questions - len(mistaken))]
+    order = generator.permutation(np.concatenate([mistaken, others])).tolist()
+    return [order[start : start + questions] for start in range(0, len(order), questions)]
 
 
 def _is_unready(verdict: Verdict) -> bool:

@@ -5,7 +5,7 @@
 - The state at that place is then moved along the direction of the item that the model is about to write of, to where it
   is on average if the answer is no. Does the model still write of that item?
 - Controls: the state is moved just as far in a random direction; or along the direction of another item of the
-  problem, to where that one's answer is no.
+  problem whose answer is yes as well, to where that one's answer is no.
 
 Shape legend: N places, W width, B texts of a batch.
 Source: the question is that of Elazar et al. 2021; iGSM labels of Physics of Language Models 2.1, §4.1.
@@ -48,7 +48,7 @@ class Starts:
     """The places at which sentences of canonical solutions begin, N of them.
 
     Attributes:
-        inputs: the last token before each sentence; every text ends there.
+        inputs: the last token before the name in each sentence; every text ends there.
         items: by task and first name of parameters: whether the answer is yes, `IGNORE` where the problem has no
             parameter of that item, `[N]`.
     """
@@ -62,8 +62,12 @@ class Starts:
         vocabulary, truth = exam.world.vocabulary, Labels.of_problems(exam.problems)
         problem = np.repeat(np.arange(len(exam.indices)), truth.sentences)
         sentence = np.concatenate([np.arange(count) for count in truth.sentences])
+        # Every sentence in English begins with the same word, and only then with a name.
+        opening = np.array(
+            [vocabulary.id("Define")] if exam.world.config.rendering == "english" else [], dtype=np.int64
+        )
         texts = [
-            beginning(vocabulary, "can_next", exam.documents[row], read)
+            np.concatenate([beginning(vocabulary, "can_next", exam.documents[row], read), opening])
             for row, read in zip(problem.tolist(), sentence.tolist(), strict=True)
         ]
         row, place = np.nonzero(truth.numbers >= 0)
@@ -165,7 +169,7 @@ class Directions:
 def used_directions(
     model: Transformer, fitted: Exam, asked: Exam, training: ProbeTraining, *, controls: int, key: Key
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """How often a model no longer writes of the item that it was about to, by task and block.
+    """How often a model writes of another item than the one it was about to, by task and block.
 
     Only places count at which the model is about to write of an item for which the answer is yes and a direction known.
 
@@ -178,9 +182,9 @@ def used_directions(
         key: of the probes and directions.
 
     Returns:
-        For each: "places", how many; shares of them where what is written changes, by the directions of the "probe",
-        by those of "other" items, and by "random" ones, a list; "readable", the balanced accuracy of the probes where
-        sentences of the asked problems begin. Shares are NaN where there is no place.
+        For each: "places", how many; shares of them where another item is written of, by the directions of the "probe",
+        by those of "other" items whose answer is yes, and by "random" ones, a list; "readable", the balanced accuracy
+        of the probes where sentences of the asked problems begin. Shares are NaN where there is no place.
     """
     if controls < 1:
         raise ValueError(f"controls must be ≥ 1, got {controls}")
@@ -198,16 +202,17 @@ def used_directions(
         told = {name: new.items[task][int(name)] for name in labels}
         probes = LinearProbes(training, key=key.child(task, "probes")).fit(states, labels)
         right = probes.correct(new_states, told)
-        about = _about(before, told, key.child(task, "other"))
+        about = about_to_write(before, told, key.child(task, "other"))
         found[task] = {}
         for number, layer in enumerate(layers):
             by_label = [np.concatenate([right[name][number, told[name] == label] for name in told]) for label in (0, 1)]
             found[task][str(number)] = {
                 "readable": float(np.mean([answers.mean() for answers in by_label])),
-                **_changes(
+                **changes(
                     model,
                     new.inputs,
                     before,
+                    np.array(list(new.items[task])),
                     about,
                     layer,
                     Directions.of(probes, states.only([layer]), labels),
@@ -218,35 +223,58 @@ def used_directions(
     return found
 
 
-def _about(before: IntArray, labels: Mapping[str, IntArray], key: Key) -> tuple[IntArray, IntArray, IntArray]:
-    """Where the model is about to write of an item whose answer is yes; that item, and another of the problem.
+def about_to_write(before: IntArray, labels: Mapping[str, IntArray], key: Key) -> tuple[IntArray, IntArray, IntArray]:
+    """Where the model is about to write of an item whose answer is yes; that item, and another such.
 
-    Items are numbered as in `labels`; places where the problem has no other are left out.
+    Places where the answer is yes for no other are left out: to move another that is not ready anyway is no change.
+
+    Args:
+        before: what the model is about to write, `[N]`.
+        labels: answers by item, `[N]` each.
+        key: of the choice among others.
+
+    Returns:
+        Numbers of places, and of items in the order of `labels`.
     """
     items, answers = np.array([int(name) for name in labels]), np.stack(list(labels.values()), axis=1)
     is_next = (items == before[:, None]) & (answers == 1)
-    is_other = (answers != IGNORE) & ~is_next
+    is_other = (answers == 1) & ~is_next
     rows = np.flatnonzero(is_next.any(axis=1) & is_other.any(axis=1))
     luck = key.uniforms(rows, len(items))
     return rows, is_next[rows].argmax(axis=1), np.where(is_other[rows], luck, -1).argmax(axis=1)
 
 
-def _changes(
+def changes(
     model: Transformer,
     inputs: Inputs,
     before: IntArray,
+    items: IntArray,
     about: tuple[IntArray, IntArray, IntArray],
     layer: str,
     directions: Directions,
     controls: int,
     key: Key,
 ) -> dict[str, Any]:
+    """How often another item is written of if states are moved, as `used_directions` tells it.
+
+    Args:
+        model: a causal one.
+        inputs: N places.
+        before: what is written there, `[N]`.
+        items: tokens that are names of items.
+        about: places, items that are about to be written of, and others, numbered as in `directions`.
+        layer: whose states are moved.
+        directions: of the items, at this layer.
+        controls: sets of random directions.
+        key: of these.
+    """
     rows, item, other = about
     if not len(rows):
         return {"places": 0, "probe": float("nan"), "other": float("nan"), "random": [float("nan")] * controls}
 
     def share(shift: Shift) -> float:
-        return float((next_tokens(model, inputs.subset(rows), layer, shift) != before[rows]).mean())
+        after = next_tokens(model, inputs.subset(rows), layer, shift)
+        return float(((after != before[rows]) & np.isin(after, items)).mean())
 
     generator = torch.Generator().manual_seed(key.low)
     drawn = torch.randn(controls, len(rows), directions.vector.shape[1], generator=generator)

@@ -3,13 +3,15 @@
 - Before every value, with some chance, another value of the same attribute and <back> (2.2, §4, for biographies).
 - People are read about again and again. *Fresh* wrong values differ from reading to reading; the *same* ones come back
   with every reading, as often as the right values.
-- Answers are judged without what was taken back, and the first value of each by itself.
+- Answers are judged without what was taken back, and the first value of each by itself. One without an end is wrong,
+  and what it took back counts as in any other.
 
 Shapes: Q questions, F facts that a wrong value was told before.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from experiments._biographies import by_attribute, halves
 from experiments._mistaken_texts import CLEAN, Text
-from physlm.data.contract import IntArray
+from physlm.data.contract import IntArray, Samples
 from physlm.data.streams import Source
 from physlm.evaluation import first_token_matches
 from physlm.lab import pack_items
@@ -43,10 +45,21 @@ class SameValues(Text):
         return f"same_{self.rate:g}"
 
 
+class SameRetryWorld(RetryWorld):
+    """As many copies of every document as there are exposures, all with the attempts of the first."""
+
+    def fingerprint(self) -> str:
+        """Hash of the world whose copies differ, which begins with the same documents, and of this being another."""
+        return hashlib.blake2b(f"same attempts\n{super().fingerprint()}".encode(), digest_size=16).hexdigest()
+
+    def _make(self, split: str, indices: NDArray[np.int64]) -> Samples:
+        return super()._make(split, indices % self.world.size(split))
+
+
 def attempted(world: BiographyWorld, text: Text, exposures: int) -> RetryWorld:
-    """The same people with the attempts of a text, in as many versions unless these are always the same."""
-    exposures = 1 if isinstance(text, SameValues) else exposures
-    return retry_world(world, RetryConfig(seed=world.config.seed, rate=text.rate, exposures=exposures))
+    """The same people with the attempts of a text, in so many copies of every document."""
+    config = RetryConfig(seed=world.config.seed, rate=text.rate, exposures=exposures)
+    return SameRetryWorld(world, config) if isinstance(text, SameValues) else retry_world(world, config)
 
 
 def sources(world: BiographyWorld, text: Text, exposures: int, question_share: float) -> list[Source]:
@@ -68,8 +81,8 @@ class Answers:
 
     Attributes:
         kept: without what it took back; `None` for an answer without an end.
-        first: the first value, whether it was taken back or not; `None` for one without an end.
-        attempts: how much was taken back.
+        first: the first value, whether it was taken back or not; `None` where neither <back> nor the end came after it.
+        attempts: how often something was taken back, with or without an end.
     """
 
     kept: list[IntArray | None]
@@ -90,16 +103,16 @@ def answer(model: Transformer, world: BiographyWorld, questions: IntArray, key: 
         key=key,
         details=True,
     )
-    return read_answers(world, [one.tokens if one.finished else None for one in written])
+    return read_answers(world, [one.tokens for one in written], [one.finished for one in written])
 
 
-def read_answers(world: BiographyWorld, written: Sequence[IntArray | None]) -> Answers:
-    """Take apart what was written after questions, `None` where no end came."""
-    reader = attempted(world, CLEAN, 1)
+def read_answers(world: BiographyWorld, written: Sequence[IntArray], finished: Sequence[bool]) -> Answers:
+    """Take apart what was written after questions, to the end or until there was no room."""
+    reader, texts = attempted(world, CLEAN, 1), list(zip(written, finished, strict=True))
     return Answers(
-        [None if tokens is None else reader.strip(tokens) for tokens in written],
-        [None if tokens is None else first_value(tokens, reader.back) for tokens in written],
-        np.array([0 if tokens is None else reader.chains(tokens).sum() for tokens in written], dtype=np.int64),
+        [reader.strip(tokens) if ended else None for tokens, ended in texts],
+        [first_value(tokens, reader.back) if ended or reader.back in tokens else None for tokens, ended in texts],
+        np.array([reader.chains(tokens).sum() for tokens in written], dtype=np.int64),
     )
 
 
@@ -115,13 +128,21 @@ def are(found: Sequence[IntArray | None], expected: Sequence[IntArray]) -> NDArr
 
 
 def examine(world: BiographyWorld, answers: Answers) -> dict[str, Any]:
-    """How many of all questions about held-out people are answered rightly in the end, and at first."""
+    """How many of all questions about held-out people are answered rightly in the end, and at first.
+
+    Returns:
+        `final` and `first`; both again for the answers in which something was taken back, as `corrected`; `attempts`,
+        the mean of an answer; `unfinished`, the share of answers without an end.
+    """
     expected = world.answers("questions_test", np.arange(world.size("questions_test")))
+    final, first, tried = are(answers.kept, expected), are(answers.first, expected), answers.attempts > 0
     by_people = (-1, len(world.config.attributes))
     return {
-        "final": by_attribute(world, are(answers.kept, expected).reshape(by_people)),
-        "first": by_attribute(world, are(answers.first, expected).reshape(by_people)),
+        "final": by_attribute(world, final.reshape(by_people)),
+        "first": by_attribute(world, first.reshape(by_people)),
+        "corrected": {"final": pack_items(final[tried]), "first": pack_items(first[tried])},
         "attempts": float(answers.attempts.mean()),
+        "unfinished": float(np.mean([kept is None for kept in answers.kept])),
     }
 
 

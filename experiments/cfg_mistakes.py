@@ -28,7 +28,7 @@ from experiments._grammars import test_sentences
 from experiments._mistaken_texts import Text
 from experiments._mistakes_presets import Trial
 from experiments._noisy_prefixes import CLEAN_PREFIX, COLD, NO_PREFIX, WARM
-from experiments._stages import Trained, fit_once
+from experiments._stages import Trained, documents_read, fit_once
 from physlm.data.streams import PackedStream
 from physlm.lab import Condition, Experiment, Results, RunMetrics, Workspace
 from physlm.lab.cli import main
@@ -78,7 +78,8 @@ def pretrain(preset: GrammarMistakesPreset, world: CFGWorld, text: Text, seed: i
         "grammar-attempts",
         {
             "revision": STAGE_REVISION,
-            "text": [read, asdict(text)],
+            "world": read,
+            "text": [text.name, asdict(text)],
             "windows": [training.context, training.batch_size],
             "curves": [preset.curve_sentences, preset.cut, preset.middle_rate],
         },
@@ -95,17 +96,21 @@ def pretrain(preset: GrammarMistakesPreset, world: CFGWorld, text: Text, seed: i
 
 def adapt(
     preset: GrammarMistakesPreset, world: CFGWorld, trial: Trial, base: Trained, seed: int, workspace: Workspace
-) -> list[dict[str, Any]]:
-    """Train a model on the late text of a trial, in place, from the sentence on that it has come to."""
+) -> tuple[list[dict[str, Any]], int]:
+    """Train a model on the late text of a trial, in place, from the sentence on that it has come to.
+
+    Returns:
+        The learning curve, and how many sentences have been read in all.
+    """
     assert trial.late is not None
     model, parameters, recipe = base.model, None, preset.continued
     if trial.rank is not None:
         parameters = add_low_rank(model, rank=trial.rank, embedding_rank=2 * trial.rank, seed=seed)
         recipe = preset.low_rank
     stream = stream_of(preset.training, world, trial.late, seed)
-    stream.restore({**base.position, "shown": [0]})  # the next whole sentence
+    stream.restore({**base.position, "shown": [0]})  # the sentence it was in, from its beginning
     curve = learnt(preset, world, seed)
-    return train(
+    learning = train(
         model,
         stream,
         recipe,
@@ -115,6 +120,7 @@ def adapt(
         folder=workspace.scratch / "late",
         progress=workspace.progress,
     )
+    return learning, documents_read(stream.state())
 
 
 def run(preset: GrammarMistakesPreset, condition: Condition, seed: int, workspace: Workspace) -> dict[str, Any]:
@@ -123,12 +129,14 @@ def run(preset: GrammarMistakesPreset, condition: Condition, seed: int, workspac
     torch.set_num_threads(preset.training.threads)
     base = pretrain(preset, world, trial.text, seed, workspace)
     model, parameters = base.model, parameter_count(base.model.config)
-    curve = base.curve if trial.late is None else adapt(preset, world, trial, base, seed, workspace)
+    curve, sentences_read = base.curve, base.documents
+    if trial.late is not None:
+        curve, sentences_read = adapt(preset, world, trial, base, seed, workspace)
     read, count = trial.late or trial.text, preset.sentences
     metrics: dict[str, Any] = {
         "parameters": parameters,
         "cpu_seconds_per_step": base.cpu_seconds_per_step,
-        "sentences": base.documents,
+        "sentences": sentences_read,
         "curve": curve,
         "accuracy": examine(model, world, seed, count, preset.cut),
         "attempts_in_text": {

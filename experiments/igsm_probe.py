@@ -18,43 +18,28 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from experiments._fitting import device
-from experiments._igsm import Exam, Practice, Reasoner, exam, familiar_exam, grade, make_world, solve
+from experiments._igsm import Practice, Reasoner
 from experiments._igsm_training import pretrain
 from experiments._mistaken_texts import CLEAN
 from experiments._reasoning_probe_claims import claims
 from experiments._reasoning_probe_measures import PROBLEM_FIRST, QUESTION_FIRST
 from experiments._reasoning_probe_plots import plots
-from experiments._reasoning_probes import VProbes
-from experiments._reasoning_questions import (
-    BEYOND,
-    FITTED,
-    HARDEST,
-    REASK,
-    Asked,
-    ask,
-    ask_about_needless,
-    ask_about_wrong_steps,
-    joined,
-)
+from experiments._reasoning_probes import SHUFFLES, VProbes
+from experiments._reasoning_questions import HARDEST
+from experiments._reasoning_study import Study, StudyConfig
 from experiments._reasoning_use import used_directions
 from experiments.igsm_reasoning import EXPERIMENT as REASONING_EXPERIMENT
 from experiments.igsm_reasoning import PRESETS as REASONING
-from physlm.data.contract import IntArray
 from physlm.lab import Condition, Experiment, Workspace
 from physlm.lab.cli import main
 from physlm.lab.experiment import Scale
-from physlm.models.generation import generate
 from physlm.models.transformer import Transformer, parameter_count
 from physlm.probing.heads import ProbeTraining
 from physlm.randomness import Key
-from physlm.worlds.igsm.judge import Verdicts
 from physlm.worlds.igsm.labels import TASKS, Task
-
-_WRONG_STEP_TASKS: tuple[Task, ...] = ("can_next", "nece_next")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +49,7 @@ class ReasoningProbePreset:
     Attributes:
         practice: world and training, of `igsm_reasoning`.
         reasoner: the model.
-        beyond: a number of operations that was never trained on.
-        fitted: problems of every number of operations that probes are fitted to.
-        asked: problems of the most operations, of more, and with another question, that probes are asked about.
-        solved: problems, of more operations and with another question, in whose solutions mistakes are looked for.
-        questions: that stand behind one beginning of a text; 1 in the paper.
-        existing_only: whether only parameters that exist are asked about; in the paper also pairs that do not.
+        study: which problems, and how many questions about them.
         rank: of the update of the embedding.
         training: of these probes; a batch is of texts.
         portions: of their online code.
@@ -81,12 +61,7 @@ class ReasoningProbePreset:
 
     practice: Practice
     reasoner: Reasoner
-    beyond: int
-    fitted: int
-    asked: int
-    solved: int
-    questions: int
-    existing_only: bool = True
+    study: StudyConfig
     rank: int = 8
     training: ProbeTraining
     portions: tuple[float, ...]
@@ -96,13 +71,11 @@ class ReasoningProbePreset:
     random_directions: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("fitted", "asked", "questions", "rank", "random_directions"):
+        for name in ("rank", "random_directions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be ≥ 1, got {getattr(self, name)}")
-        if self.solved < self.asked:
-            raise ValueError(f"solved must be ≥ asked = {self.asked}, got {self.solved}")
-        if self.beyond <= self.practice.world.max_operations:
-            raise ValueError(f"beyond must be > {self.practice.world.max_operations} operations, got {self.beyond}")
+        if self.study.beyond <= (trained := self.practice.world.max_operations):
+            raise ValueError(f"study.beyond must be > {trained} operations, got {self.study.beyond}")
         for name in ("layered", "question_first"):
             tasks = getattr(self, name)
             if "nece" not in tasks or not set(tasks) <= set(TASKS):
@@ -120,47 +93,32 @@ class ReasoningProbePreset:
 def _preset(scale: Scale, **measured: Any) -> ReasoningProbePreset:
     """The deep model of `igsm_reasoning` at this scale, and how it is measured."""
     reasoning = REASONING[scale]
-    return ReasoningProbePreset(
-        practice=reasoning.practice, reasoner=reasoning.deep, beyond=reasoning.beyond[0], portions=(0.25,), **measured
-    )
+    return ReasoningProbePreset(practice=reasoning.practice, reasoner=reasoning.deep, portions=(0.25,), **measured)
 
 
 PRESETS: dict[Scale, ReasoningProbePreset] = {
     "smoke": _preset(
         "smoke",
-        fitted=60,
-        asked=20,
-        solved=20,
-        questions=4,
+        study=StudyConfig(beyond=4, fitted=60, asked=20, solved=20, questions=4),
         training=ProbeTraining(steps=3, batch_size=4, learning_rate=0.01),
         linear=ProbeTraining(steps=10, batch_size=32),
         random_directions=2,
     ),
     "cpu": _preset(
         "cpu",
-        fitted=1000,
-        asked=300,
-        solved=500,
-        questions=6,
+        study=StudyConfig(beyond=5, fitted=1000, asked=300, solved=500, questions=6),
         training=ProbeTraining(steps=150, batch_size=16, learning_rate=0.01),
         linear=ProbeTraining(steps=1000),
     ),
     "gpu": _preset(
         "gpu",
-        fitted=4000,
-        asked=500,
-        solved=2000,
-        questions=4,
+        study=StudyConfig(beyond=18, fitted=4000, asked=500, solved=2000, questions=4),
         training=ProbeTraining(steps=2000, batch_size=64, learning_rate=5e-3),
         linear=ProbeTraining(steps=2000),
     ),
     "paper": _preset(
         "paper",
-        fitted=50_000,
-        asked=4096,
-        solved=20_000,
-        questions=1,
-        existing_only=False,
+        study=StudyConfig(beyond=20, fitted=50_000, asked=4096, solved=20_000, questions=1, existing_only=False),
         # 2.1, App. F.2.
         training=ProbeTraining(steps=100_000, batch_size=256, learning_rate=2e-3),
         layered=TASKS,
@@ -185,7 +143,7 @@ def run(preset: ReasoningProbePreset, condition: Condition, seed: int, workspace
     trained = pretrain(workspace, practice, preset.reasoner, CLEAN, seed)
     model, key = trained.model, Key.of("reasoning probes", seed)
     untrained = Transformer(model.config, seed=seed).to(device())
-    study = Study(preset, practice, model, seed)
+    study = Study(preset.study, practice, model, seed)
     metrics: dict[str, Any] = {
         "parameters": parameter_count(model.config),
         "curve": trained.curve,
@@ -225,95 +183,6 @@ def run(preset: ReasoningProbePreset, condition: Condition, seed: int, workspace
     return metrics
 
 
-class Study:
-    """The problems that a model is asked about, and what it wrote itself.
-
-    Args:
-        preset: of the experiment.
-        practice: of the condition.
-        model: that writes.
-        seed: of the run.
-    """
-
-    def __init__(self, preset: ReasoningProbePreset, practice: Practice, model: Transformer, seed: int) -> None:
-        self.preset, self.world, self.key = preset, practice.world_of(seed), Key.of("questions", seed)
-        most = practice.world.max_operations
-        self.known = [
-            familiar_exam(make_world(replace(self.world.config, exact_operations=number)), preset.fitted)
-            for number in practice.trained_operations
-        ]
-        self.exams = {
-            HARDEST: exam(self.world, most, preset.asked),
-            BEYOND: exam(self.world, preset.beyond, preset.asked),
-            REASK: exam(self.world, most, preset.asked, reask=True),
-        }
-        self.long = _written(model, exam(self.world, preset.beyond, preset.solved))
-        self.reasked = _written(model, exam(self.world, most, preset.solved, reask=True))
-        self.accuracy = {
-            "familiar": float(solve(model, familiar_exam(self.world, practice.problems)).correct.mean()),
-            HARDEST: float(solve(model, self.exams[HARDEST]).correct.mean()),
-            BEYOND: self.long.correct,
-            REASK: self.reasked.correct,
-        }
-
-    def _ask(self, asked: Exam, task: Task, group: str, *words: str | int) -> Asked:
-        return ask(
-            asked,
-            task,
-            group,
-            self.key.child(group, *words),
-            questions=self.preset.questions,
-            existing_only=self.preset.existing_only,
-        )
-
-    def fitted(self, task: Task) -> Asked:
-        """Questions that probes are fitted to, about problems with templates that were trained on."""
-        return joined([self._ask(known, task, FITTED, number) for number, known in enumerate(self.known)])
-
-    def asked(self, task: Task) -> list[Asked]:
-        """Questions that count, about problems with others, and about what the model wrote."""
-        found: list[Asked | None] = [self._ask(self.exams[group], task, group) for group in (HARDEST, BEYOND)]
-        if task == "nece":
-            found.append(self._ask(self.exams[REASK], task, REASK))
-            found.append(ask_about_needless(self.reasked.exam, self.reasked.verdicts))
-        if task in _WRONG_STEP_TASKS:
-            found.append(
-                ask_about_wrong_steps(
-                    self.long.exam,
-                    self.long.solutions,
-                    self.long.verdicts,
-                    task,
-                    self.key.child("wrong steps"),
-                    questions=self.preset.questions,
-                )
-            )
-        return [part for part in found if part is not None]
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a model wrote.
-
-    Attributes:
-        exam: about which problems.
-        solutions: after each <sol>.
-        verdicts: of the judge.
-        correct: share that is right in every step.
-    """
-
-    exam: Exam
-    solutions: list[IntArray]
-    verdicts: Verdicts
-    correct: float
-
-
-def _written(model: Transformer, asked: Exam) -> Written:
-    written = generate(model, asked.prompts, max_new_tokens=asked.room, stop=asked.world.eos, details=True)
-    solutions: list[IntArray] = [one.tokens for one in written]
-    solved = grade(asked, solutions, np.array([one.finished for one in written]))
-    return Written(asked, solutions, solved.verdicts, float(solved.correct.mean()))
-
-
 def fingerprint(preset: ReasoningProbePreset, seed: int) -> str:
     """A hash of the problems, in both orders."""
     return "-".join(preset.practice_of(condition).world_of(seed).fingerprint()[:12] for condition in conditions(preset))
@@ -322,9 +191,10 @@ def fingerprint(preset: ReasoningProbePreset, seed: int) -> str:
 def cost(preset: ReasoningProbePreset) -> str:
     """What a preset costs."""
     tokens = preset.practice.recipe.steps * preset.practice.batch_size * preset.reasoner.context
-    # Beside the probe itself: shuffled labels, control task, untrained model, and half of two more for the online code.
-    layers, fits = preset.reasoner.layers - 1, 4.5
-    probes = fits * (len(TASKS) + len(preset.question_first)) + 3 * layers * len(preset.layered)
+    # The probe, shuffled labels, control task, untrained model, and a quarter of two more for the online code; layer by
+    # layer the probe and the untrained model. Questions without their texts are short.
+    layers, fits = preset.reasoner.layers - 1, 3.5 + SHUFFLES
+    probes = fits * (len(TASKS) + len(preset.question_first)) + 2 * layers * len(preset.layered)
     texts = probes * preset.training.steps * preset.training.batch_size
     return f"2 models a seed, each reads {tokens / 1e6:.1f}M tokens; probes read {texts / 1e6:.2f}M texts"
 

@@ -9,6 +9,7 @@ from experiments._grammar_attempts import (
     Unmarked,
     attempted,
     attempts_in_text,
+    examine,
     next_token,
     source,
     take_apart,
@@ -16,7 +17,7 @@ from experiments._grammar_attempts import (
 )
 from experiments._grammar_attempts_claims import share_of_text
 from experiments._grammar_measures import in_language
-from experiments._grammars import test_sentences
+from experiments._grammars import go_on, test_sentences
 from experiments._mistaken_texts import CLEAN, Text
 from experiments._noisy_prefixes import CLEAN_PREFIX, COLD, NO_PREFIX, WARM
 from experiments.cfg_mistakes import EXPERIMENT, PRESETS, pretrain
@@ -24,6 +25,7 @@ from physlm.lab import Results, Workspace, pack_items
 from physlm.lab.claims import evaluate
 from physlm.lab.results import RunMetrics
 from physlm.models.transformer import Transformer
+from physlm.randomness import Key
 from physlm.training.recipe import Recipe
 from physlm.worlds.cfg.inference import Parser
 from physlm.worlds.mistakes import AttemptRole
@@ -73,9 +75,29 @@ def test_what_is_taken_back_does_not_count_and_what_is_not_does():
 
     # A model may not take back what it was given, nor fail to end.
     prefix, end = sentences[0][:5], sentences[0][5:]
-    ends = [np.append(reader.back, end), None, end]
-    kept = [kept for kept, _ in take_apart(WORLD, ends)]
-    assert in_language(WORLD, [prefix] * 3, kept).tolist() == [False, False, True]
+    kept = [kept for kept, _ in take_apart(WORLD, [np.append(reader.back, end), end])]
+    assert in_language(WORLD, [prefix] * 3, [*kept, None]).tolist() == [False, True, False]
+
+
+def test_what_is_taken_back_counts_in_texts_without_an_end_too():
+    reader, short = attempted(WORLD, CLEAN), replace(SMOKE.training, context=9)
+    model = Transformer(short.config(reader.vocab_size), seed=0)
+    nothing = [np.zeros(0, dtype=np.int64)] * COUNT
+    written = go_on(model, WORLD, nothing, Key.of("completions", 0, NO_PREFIX), temperature=WARM)
+    unfinished = [one for one in written if not one.finished]
+    assert 0 < len(unfinished) < COUNT
+    assert all(len(one.tokens) == short.context - 1 for one in unfinished)
+    assert any(reader.chains(one.tokens).sum() for one in unfinished)
+
+    attempts = tokens = 0
+    for one in written:
+        is_attempt = (one.tokens[1:] == reader.back) & np.isin(one.tokens[:-1], 1 + np.arange(WORLD.alphabet_size))
+        attempts += is_attempt.sum()
+        tokens += len(one.tokens) - 2 * is_attempt.sum()
+    found = RunMetrics(RunMetrics(examine(model, WORLD, 0, COUNT, 5)).at(f"{NO_PREFIX}.{WARM:g}"))
+    assert found.number("attempts") == pytest.approx(attempts / tokens)
+    assert found.number("unfinished") == len(unfinished) / COUNT
+    assert not found.outcomes("items")[[not one.finished for one in written]].any()
 
 
 def test_the_text_teaches_what_it_shows():
@@ -158,7 +180,9 @@ def test_every_model_is_read_by_a_claim_and_runs_have_what_claims_read(runs):
     assert {name for name, run in runs.items() if "divergence" not in run} == {"unmarked_0.2"}
     late, clean = runs["late/retry_0.2/full"], runs["clean"]
     assert late.at("curve") != clean.at("curve")
-    assert late.number("sentences") == clean.number("sentences") > runs["retry_0.5_masked"].number("sentences")
+    assert clean.number("sentences") > runs["retry_0.5_masked"].number("sentences")
+    assert 1 < late.number("sentences") / clean.number("sentences") < 2
+    assert late.number("sentences") == runs["late/retry_0.2/rank2"].number("sentences")
 
 
 def test_the_clean_model_is_trained_once(tmp_path):
@@ -211,7 +235,17 @@ def test_verdicts_on_made_up_numbers():
     refuted = {name for name, verdict in worse.items() if verdict == "refuted"}
     assert refuted == {"MIS-CFG-1", "MIS-CFG-2", "MIS-CFG-3", "MIS-CFG-5"}
     assert verdicts({"retry_0.5_masked": made_up(350, 495, share=0, cold_share=0)})["MIS-CFG-4"] == "refuted"
-    assert verdicts({"clean": made_up(490, 500, share=0, cold_share=0)})["MIS-CFG-1"] == "inconclusive"
+
+
+def test_models_that_learnt_nothing_support_nothing():
+    nothing = made_up(0, 0, share=0, cold_share=0)
+    assert "supported" not in verdicts(dict.fromkeys(AS_CLAIMED, nothing)).values()
+    compared = ("MIS-CFG-1", "MIS-CFG-2", "MIS-CFG-4", "MIS-CFG-5")
+    for right in (100, 490):  # nearly nothing, nearly everything
+        found = verdicts({"clean": made_up(right, 480, share=0, cold_share=0)})
+        assert {name for name, verdict in found.items() if verdict == "inconclusive"} == set(compared)
+    spoilt = {name: made_up(10, 495, share=0.05, cold_share=0) for name in ("retry_0.5", "retry_0.5_masked")}
+    assert verdicts(spoilt)["MIS-CFG-4"] == "inconclusive"
 
 
 def test_plots_are_drawn_from_whatever_is_there(runs, tmp_path):

@@ -6,11 +6,12 @@ import torch
 
 from experiments import _reasoning_probe_measures as measures
 from experiments._igsm import exam, familiar_exam
-from experiments._reasoning_probes import balanced, pooled
+from experiments._reasoning_probes import VProbes, balanced, pooled
 from experiments._reasoning_questions import (
     GROUPS,
     HARDEST,
     NEEDLESS,
+    NOT_NEEDED,
     NOT_READY,
     REASK,
     WRONG,
@@ -20,12 +21,13 @@ from experiments._reasoning_questions import (
     beginning,
     joined,
 )
-from experiments._reasoning_use import Directions, Shift, Starts, next_tokens
+from experiments._reasoning_use import Directions, Shift, Starts, about_to_write, changes, next_tokens
 from experiments.igsm_probe import EXPERIMENT, PRESETS
 from physlm.data.streams import IGNORE
 from physlm.lab import Results, Workspace
 from physlm.lab.results import RunMetrics
 from physlm.models.transformer import Transformer
+from physlm.probing.results import SHUFFLED, UNTRAINED
 from physlm.randomness import Key
 from physlm.worlds.igsm.labels import STATE_TASKS, TASKS, labels, probing_set
 
@@ -129,17 +131,43 @@ def test_fitted_and_asked_problems_share_no_template(world):
     assert np.array_equal(both.text, np.arange(400))
 
 
-def test_what_is_computed_needlessly_is_asked_about(world):
-    """A solver that computes everything: what is asked about is all that its problems do not need."""
+def test_probes_refuse_templates_that_were_fitted(world):
+    asked = ask(exam(world, 3, 20), "nece", HARDEST, KEY, questions=1, existing_only=True)
+    probes = VProbes("nece", asked, [asked], world.vocabulary, rank=2, training=SMOKE.training, key=KEY)
+    model = Transformer(SMOKE.reasoner.config(world.vocab_size), seed=0)
+    with pytest.raises(ValueError, match="different entities"):
+        probes.read(model, model)
+
+
+@pytest.mark.parametrize("questions", [1, 4])
+def test_what_is_computed_needlessly_is_asked_about(world, questions):
+    """A solver that computes everything up to the query: all of it that is not needed is asked about."""
     config = replace(world.config, exact_operations=3, solution="everything", letters=52)
     asked = exam(type(world)(config), 3, 30)
     verdicts = asked.world.judge.check_many(asked.problems, asked.solutions)
-    found = ask_about_needless(asked, verdicts)
-    assert len(found) == sum(verdict.unnecessary_parameters for verdict in verdicts) > 0
+    found = ask_about_needless(asked, verdicts, KEY, questions=questions)
     assert (found.label == 0).all()
-    assert (found.group == GROUPS.index(NEEDLESS)).all()
+    is_needless = found.group == GROUPS.index(NEEDLESS)
+    assert is_needless.sum() == sum(verdict.unnecessary_parameters for verdict in verdicts) > 0
+    assert (found.group[~is_needless] == GROUPS.index(NOT_NEEDED)).all()
+    assert not is_needless.all()
+    assert np.bincount(found.text).max() == questions
+    rows = {
+        tuple(document[: document.tolist().index(world.vocabulary.sol)].tolist()): row
+        for row, document in enumerate(asked.documents)
+    }
+    row = np.array([rows[tuple(told.tolist())] for told in found.beginnings])[found.text]
+    assert set(row[~is_needless]) <= set(row[is_needless])
+    for number, names, needless in zip(row, found.names, is_needless, strict=True):
+        problem = asked.problems[number]
+        place = parameters_of(asked.world, problem)[tuple(names.tolist())]
+        parameter = problem.parameters.index(probing_set(problem.widths)[place])
+        assert not labels(problem)["nece"][place]
+        assert (parameter in verdicts[int(number)].defined) == needless
+    assert len(np.unique(np.stack([row, *found.names.T]), axis=1).T) == len(found), "all different"
     plain = exam(world, 3, 30)
-    assert ask_about_needless(plain, plain.world.judge.check_many(plain.problems, plain.solutions)) is None
+    right = plain.world.judge.check_many(plain.problems, plain.solutions)
+    assert ask_about_needless(plain, right, KEY, questions=questions) is None
 
 
 @pytest.mark.parametrize("task", ["can_next", "nece_next"])
@@ -169,12 +197,17 @@ def test_steps_that_were_not_ready_are_asked_about(world, task):
             assert not state["known"][place]
             is_wrong = probing_set(problem.widths)[place] == problem.parameters[verdict.parameter]
             assert is_wrong == (group == GROUPS.index(WRONG))
+    alone = ask_about_wrong_steps(asked, solutions, verdicts, task, KEY, questions=1)
+    assert (np.bincount(alone.text) == 1).all(), "of two questions about a state, each stands behind a text of its own"
+    assert (alone.group == GROUPS.index(WRONG)).sum() == len(early)
+    assert (alone.group == GROUPS.index(NOT_READY)).any()
     right = asked.world.judge.check_many(asked.problems, asked.solutions)
     assert ask_about_wrong_steps(asked, asked.solutions, right, task, KEY, questions=3) is None
 
 
-def test_items_are_ready_where_a_parameter_of_them_is(world):
-    asked = exam(world, 3, 20)
+@pytest.mark.parametrize("rendering", ["compact", "english"])
+def test_items_are_ready_where_a_parameter_of_them_is(world, rendering):
+    asked = exam(type(world)(replace(world.config, rendering=rendering)), 3, 20)
     starts = Starts.of(asked)
     row = 0
     for number, problem in enumerate(asked.problems):
@@ -183,6 +216,9 @@ def test_items_are_ready_where_a_parameter_of_them_is(world):
             assert (told == world.vocabulary.id(".")).sum() - (
                 asked.prompts[number] == world.vocabulary.id(".")
             ).sum() == read
+            written = problem.parameters[problem.solution[read]]
+            assert told.tolist() == asked.documents[number][: len(told)].tolist()
+            assert asked.documents[number][len(told)] == world.vocabulary.name(problem, written)[0]
             state = labels(problem, read, existing_only=True)
             for task in ("can_next", "nece"):
                 expected = {}
@@ -193,6 +229,40 @@ def test_items_are_ready_where_a_parameter_of_them_is(world):
                     assert answers[row] == expected.get(item, IGNORE)
             row += 1
     assert row == len(starts.inputs)
+
+
+def test_both_items_are_ready_where_one_of_them_is_moved(world):
+    asked = exam(world, 3, 40)
+    starts = Starts.of(asked)
+    firsts = [starts.inputs.samples.document(row)[0].size for row in range(len(starts.inputs))]
+    problem = np.repeat(np.arange(40), [len(one.solution) for one in asked.problems])
+    before = np.array([asked.documents[number][first] for number, first in zip(problem, firsts, strict=True)])
+    told = {str(item): answers for item, answers in starts.items["can_next"].items()}
+    items, answers = np.array(list(starts.items["can_next"])), np.stack(list(told.values()), axis=1)
+    rows, item, other = about_to_write(before, told, KEY)
+    assert (items[item] == before[rows]).all()
+    assert (answers[rows, item] == 1).all()
+    assert (answers[rows, other] == 1).all()
+    assert (item != other).all()
+    assert set(rows) == set(np.flatnonzero((answers == 1).sum(axis=1) > 1)), "a canonical solution writes what is ready"
+
+
+def test_only_names_of_items_are_counted_as_changes(world):
+    model = Transformer(SMOKE.reasoner.config(world.vocab_size), seed=0)
+    inputs, layer = Starts.of(exam(world, 3, 40)).inputs, "block.0.resid_post"
+    # So far that what is written changes.
+    directions = Directions(torch.nn.functional.normalize(torch.randn(2, 16), dim=-1), torch.tensor([50.0, -50.0]))
+    rows = np.arange(len(inputs))
+    about = rows, np.zeros_like(rows), np.ones_like(rows)
+    before = next_tokens(model, inputs)
+    after = next_tokens(model, inputs, layer, directions.shift(about[1]))
+    some = np.unique(after[after != before])[:1]
+    assert len(some) == 1
+    for items in (some, np.arange(world.vocab_size), np.array([], dtype=int)):
+        found = changes(model, inputs, before, items, about, layer, directions, 1, KEY)
+        assert found["probe"] == np.mean((after != before) & np.isin(after, items))
+        assert found["places"] == len(inputs)
+    assert found["probe"] == found["other"] == found["random"][0] == 0, "no token is the name of an item"
 
 
 def test_states_are_moved_to_the_goal_at_one_place_only():
@@ -248,7 +318,7 @@ def made_up(**changes):
         group = {"all": cells, "unneeded": cells, "distance": distance}
         probes[task] = {"groups": {HARDEST: group, "beyond": group, REASK: group}}
     wanted = {
-        "nece": {NEEDLESS: 0.3},
+        "nece": {NEEDLESS: 0.3, NOT_NEEDED: 0.9},
         "can_next": {WRONG: 0.5, NOT_READY: 0.9},
         "nece_next": {WRONG: 0.5, NOT_READY: 0.9},
     }
@@ -295,6 +365,7 @@ def held(runs):
         ({"dep": 0.55}, {"IGSM-5", "IGSM-6"}),
         ({"used": 0.06}, {"IGSM-5-used"}),
         ({NEEDLESS: 0.6}, {"IGSM-7"}),
+        ({NOT_NEEDED: 0.4}, {"IGSM-7"}),
         ({WRONG: 0.8}, {"IGSM-8"}),
         ({"far_middle": 0.9}, {"IGSM-10"}),
         ({"familiar": 0.5}, {"IGSM-5", "IGSM-5-used", "IGSM-6", "IGSM-7", "IGSM-8", "IGSM-10", "IGSM-11"}),
@@ -320,6 +391,10 @@ def test_runs_have_what_the_claims_read(runs):
         summary = run.at("probes")[task]["summary"]
         assert summary["shared entities"] == 0
         assert {"accuracy", "control task", "selectivity", "compression", *measures.CONTROLS} <= set(summary)
+    for layer in run.at("layers")["nece"].values():
+        for found in layer["all"].values():
+            assert UNTRAINED in found
+            assert SHUFFLED not in found, "nobody reads it, and it costs a fit"
     assert list(runs["question_first"].at("probes")) == list(SMOKE.question_first)
 
 
@@ -339,9 +414,8 @@ def test_everything_is_drawn(runs, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("questions", 0, "questions must be ≥ 1, got 0"),
-        ("solved", 5, "solved must be ≥ asked = 20, got 5"),
-        ("beyond", 3, "beyond must be > 3 operations, got 3"),
+        ("rank", 0, "rank must be ≥ 1, got 0"),
+        ("study", replace(SMOKE.study, beyond=3), "study.beyond must be > 3 operations, got 3"),
         ("layered", ("dep",), "layered must be among nece, .*, with nece, got dep"),
         ("question_first", ("nece", "why"), "question_first must be among .*, got nece, why"),
     ],
@@ -349,6 +423,15 @@ def test_everything_is_drawn(runs, tmp_path):
 def test_bad_presets(field, value, message):
     with pytest.raises(ValueError, match=message):
         replace(SMOKE, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("questions", 0, "questions must be ≥ 1, got 0"), ("solved", 5, "solved must be ≥ asked = 20, got 5")],
+)
+def test_bad_studies(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMOKE.study, **{field: value})
 
 
 def test_bad_questions(world):
