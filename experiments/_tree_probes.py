@@ -109,7 +109,6 @@ def local_readout(
         untrained=read_states(untrained, tokens),
         training=training,
         key=key,
-        shuffles=1,  # as in the recorded runs; at ends of large constituents one is a lottery (docs/claims)
     )
 
 
