@@ -20,6 +20,16 @@ HEAVY = ("torch", "numpy", "scipy", "transformers", "faker", "matplotlib", "toke
 # Importers and what they must not import: arrows point one way.
 FORBIDDEN = {
     "physlm.randomness": ("physlm",),
+    "physlm.compiling": ("physlm",),
+    "physlm.short_convolution": (
+        "physlm.data",
+        "physlm.worlds",
+        "physlm.models",
+        "physlm.training",
+        "physlm.evaluation",
+        "physlm.probing",
+        "physlm.lab",
+    ),
     "physlm.data": (
         "physlm.worlds",
         "physlm.models",

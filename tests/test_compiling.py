@@ -1,6 +1,6 @@
-"""Loops of worlds are compiled wherever they are installed."""
+"""Loops are compiled wherever they are installed."""
 
-from physlm.worlds import compiling
+from physlm import compiling
 
 
 def test_code_is_compiled_where_nothing_can_be_written(monkeypatch):
