@@ -24,7 +24,7 @@ from physlm.lab.runner import DEFAULT_CACHE, describe, run_experiment
 
 _SCALE_HELP = {
     "smoke": "seconds; shows that everything runs, asserts no claim",
-    "cpu": "minutes on two cores",
+    "cpu": "minutes to an hour a seed on two cores",
     "gpu": "a quarter of an hour a model on one data-centre GPU",
     "paper": "the paper's own size; hours to a day",
 }

@@ -120,12 +120,12 @@ def evaluate(
         shuffles: in how many other orders labels are fitted; 0 leaves the control out.
 
     Raises:
-        ValueError: arrays of other lengths, less than no order, none for an online code, or a split of entities that
-            shares some.
+        ValueError: arrays of other lengths, negative `shuffles`, none although the online code needs one, or a split
+            of entities that shares some.
     """
     least = 0 if portions is None else 1
     if shuffles < least:
-        raise ValueError(f"shuffles must be ≥ {least}{' with portions' if least else ''}, got {shuffles}")
+        raise ValueError(f"shuffles must be ≥ {least}{' for an online code' if least else ''}, got {shuffles}")
     count = len(probing.inputs)
     for name, array in {"entities": entities, "types": types, **labels}.items():
         if array is not None and np.shape(array) != (count,):
@@ -164,9 +164,7 @@ def evaluate(
         if not len(asked):
             raise ValueError(f"labels of {name!r} must be asked at held-out places too, got none")
         known, times = np.unique(values[is_fitted & (values != IGNORE)], return_counts=True)
-        controls = {
-            MAJORITY: (values[held_out] == known[times.argmax()])[None],
-        }
+        controls = {MAJORITY: (values[held_out] == known[times.argmax()])[None]}
         if shuffles:
             controls[SHUFFLED] = np.mean([correct[name + _shuffled(number)] for number in range(shuffles)], axis=0)
         if types is not None:
