@@ -10,7 +10,10 @@ from experiments._biography_probe_measures import (
     ALONE,
     CELEBRITIES,
     NAMES,
+    OFTEN,
+    ONCE,
     POSITIONS,
+    WHOLE_VALUES,
     Right,
     agreement,
     at_names,
@@ -30,18 +33,16 @@ from physlm.lab.experiment import Scale
 from physlm.probing.results import CONTROL_TASK, MAJORITY, SHUFFLED, UNTRAINED
 
 Recalled = Callable[..., Requirement]
-ONCE, OFTEN = "single", "multi5+permute"
 
 
 def claims(scale: Scale, preset: Any) -> list[Claim]:
-    """The claims; where values have several words, also one about whole values."""
+    """The claims about a preset of a scale."""
     demanding = scale in ("gpu", "paper")
     recalled = partial(memorised, threshold=0.99 if demanding else 0.97)
-    found = [_positions(recalled, demanding)]
-    if preset.biographies.world.value_form == "full":
-        found.append(_whole(recalled))
+    several_words = preset.biographies.world.value_form == "full"
     return [
-        *found,
+        _positions(recalled, demanding),
+        _whole(recalled, POSITIONS if several_words else WHOLE_VALUES, demanding),
         _couples(recalled, demanding),
         _extraction(recalled, tuple(preset.biographies.variants)),
         _used(recalled),
@@ -133,8 +134,8 @@ def _positions(recalled: Recalled, demanding: bool) -> Claim:
     )
 
 
-def _whole(recalled: Recalled) -> Claim:
-    once, often = f"{POSITIONS}/{ONCE}", f"{POSITIONS}/{OFTEN}"
+def _whole(recalled: Recalled, conditions: str, demanding: bool) -> Claim:
+    once, often = f"{conditions}/{ONCE}", f"{conditions}/{OFTEN}"
     return Claim(
         id="BIO-12",
         statement="It is the same with whole values, which can be read a little less well than their first tokens.",
@@ -143,7 +144,7 @@ def _whole(recalled: Recalled) -> Claim:
         measure=lambda runs: whole_at_start(runs[often]) - whole_at_start(runs[once]),
         measure_name=f"P-probing at position 0 for whole values: {OFTEN} minus {ONCE}",
         relation="≥",
-        threshold=0.50,
+        threshold=0.50 if demanding else 0.25,
         control="told once",
         requires=(recalled(once, often),),
         parts=(

@@ -50,12 +50,14 @@ class Readout:
 
     Attributes:
         rank: of the update.
+        alpha: factor on the update.
         norm: before the linear map.
         training: how it is fitted; `batch_size` counts documents.
         portions: of the online code.
     """
 
     rank: int
+    alpha: float
     norm: Norm
     training: ProbeTraining
     portions: tuple[float, ...]
@@ -138,6 +140,7 @@ def _readout(
             lambda: EmbeddingProbes(
                 reader,
                 rank=readout.rank,
+                alpha=readout.alpha,
                 norm=readout.norm,
                 layer=layer,
                 training=readout.training,

@@ -31,7 +31,7 @@ from experiments._biographies import (
 from experiments._biography_presets import CELEBRITY_PRESETS, PRESETS
 from experiments._biography_presets import cost as pretraining_cost
 from experiments._biography_probe_claims import claims
-from experiments._biography_probe_measures import ALONE, CELEBRITIES, NAMES, POSITIONS
+from experiments._biography_probe_measures import ALONE, CELEBRITIES, NAMES, OFTEN, ONCE, POSITIONS, WHOLE_VALUES
 from experiments._biography_probe_plots import plots
 from experiments._biography_probes import Readout, probe_layers, probe_names, probe_positions
 from experiments._biography_removal import remove_from_names
@@ -44,7 +44,7 @@ from physlm.models.transformer import Transformer, parameter_count
 from physlm.probing.heads import ProbeTraining
 from physlm.probing.inputs import BoolArray
 from physlm.randomness import Key
-from physlm.worlds.bios import BiographyWorld
+from physlm.worlds.bios import BiographyWorld, PoolSizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +93,27 @@ def _preset(
     positions: ProbeTraining,
     names: ProbeTraining,
     layers: ProbeTraining,
+    biographies: BiographyPreset | None = None,
+    celebrities: BiographyPreset | None = None,
     portion: float = 0.25,
+    alpha: float = 4.0,
 ) -> ProbePreset:
     return ProbePreset(
-        biographies=PRESETS[scale],
-        celebrities=CELEBRITY_PRESETS[scale],
+        biographies=PRESETS[scale] if biographies is None else biographies,
+        celebrities=CELEBRITY_PRESETS[scale] if celebrities is None else celebrities,
         couples=couples,
-        positions=Readout(rank=2, norm="layer", training=positions, portions=(portion,)),
-        names=Readout(rank=16, norm="batch", training=names, portions=(portion,)),
+        positions=Readout(rank=2, alpha=alpha, norm="layer", training=positions, portions=(portion,)),
+        names=Readout(rank=16, alpha=alpha, norm="batch", training=names, portions=(portion,)),
         layers=layers,
         removed_rank=PRESETS[scale].model.width // 8,
+    )
+
+
+def _with_values(preset: BiographyPreset, count: int, steps: int) -> BiographyPreset:
+    """The same with fewer values of every fact, and another length of pretraining."""
+    pools = PoolSizes(bcity=count, univ=count, major=count, cname=count, first_year=1900, years=count)
+    return replace(
+        preset, world=replace(preset.world, pools=pools), pretraining=replace(preset.pretraining, steps=steps)
     )
 
 
@@ -122,9 +133,14 @@ _PRESETS: dict[Scale, ProbePreset] = {
     ),
     "cpu": _preset(
         "cpu",
+        # A hundred values leave five people each to fit a probe to, and a strong update learns these by heart
+        # (docs/lab-notes.md).
+        biographies=_with_values(PRESETS["cpu"], 20, steps=5500),
+        celebrities=_with_values(CELEBRITY_PRESETS["cpu"], 20, steps=5000),
+        alpha=0.5,
         couples=("couple1", "couple5"),
-        positions=_training(400, 25, 1e-2),
-        names=_training(400, 50, 1e-2),
+        positions=_training(100, 25, 1e-2),
+        names=_training(100, 50, 1e-2),
         layers=ProbeTraining(steps=500),
     ),
     "gpu": _preset(
@@ -145,13 +161,25 @@ _PRESETS: dict[Scale, ProbePreset] = {
 
 
 def conditions(preset: ProbePreset) -> list[Condition]:
-    """P- and Q-probing of every way of telling, P-probing of couples, and both of a minority told once."""
+    """P- and Q-probing of every way of telling, P-probing of couples, and both of a minority told once.
+
+    Where values are one word each, also P-probing of the same people with values of several words.
+    """
     variants = preset.biographies.variants
     found = [
         Condition(f"{probes}/{variant}", {"probes": [probes], "variant": variant}, stage_key=variant)
         for probes, told in ((POSITIONS, (*variants, *preset.couples)), (NAMES, variants))
         for variant in told
     ]
+    if preset.biographies.world.value_form != "full":
+        found += [
+            Condition(
+                f"{WHOLE_VALUES}/{variant}",
+                {"probes": [POSITIONS], "variant": variant, "value_form": "full"},
+                stage_key=f"{WHOLE_VALUES} {variant}",
+            )
+            for variant in (ONCE, OFTEN)
+        ]
     minority = MINORITY_VARIANTS[0]
     return found + [
         Condition(
@@ -203,7 +231,10 @@ def _world(preset: ProbePreset, options: Mapping[str, Any], seed: int) -> tuple[
     """How a condition is trained, and on which world."""
     variant = str(options["variant"])
     if "celebrities" not in options:
-        return preset.biographies, make_world(preset.biographies.world.config(seed, variant=variant))
+        training = preset.biographies
+        if "value_form" in options:
+            training = replace(training, world=replace(training.world, value_form=str(options["value_form"])))
+        return training, make_world(training.world.config(seed, variant=variant))
     training = preset.celebrities
     count = training.world.people if options["celebrities"] else 0
     return training, make_world(
