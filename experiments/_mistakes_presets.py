@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from experiments._igsm import Practice, Reasoner
 from experiments._mistaken_texts import CLEAN, Text
-from experiments.igsm_reasoning import PRESETS as REASONING
+from experiments._reasoning_presets import PRESETS as REASONING
 from physlm.lab.experiment import Scale
 from physlm.training.recipe import MuonRecipe, Recipe
 from physlm.worlds.mistakes import Kind

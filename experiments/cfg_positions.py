@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments._grammars import SMALL_RECIPE, GrammarPreset, GrammarShape, fingerprint, learn, measure
 from physlm.lab import Claim, Condition, Experiment, Measurement, Requirement, Results, RunMetrics, Workspace
-from physlm.lab.claims import Predicate
+from physlm.lab.claims import Predicate, number_of
 from physlm.lab.cli import main
 from physlm.lab.experiment import Scale
 from physlm.lab.plots import bar_with_intervals, curves_with_bands
@@ -154,11 +154,6 @@ def gap(better: str, worse: str, cut: int) -> Callable[[Runs], Measurement]:
     )
 
 
-def number(condition: str, path: str) -> Callable[[Runs], float]:
-    """A number of one run."""
-    return lambda runs: runs[condition].number(path)
-
-
 def learned(*names: str, threshold: float, cut: int) -> Requirement:
     """The better model has learnt the grammar, without which a comparison says little."""
     return Requirement(
@@ -280,7 +275,7 @@ def claims(scale: Scale, preset: GrammarPreset) -> list[Claim]:
             statement="The model has the exact next-token distribution, not only valid sentences.",
             source="1, Fig. 4 right",
             conditions=(rotary, relative),
-            measure=number(rotary, "divergence"),
+            measure=number_of(rotary, "divergence"),
             measure_name="rotary: divergence from the exact distribution, nats per token",
             relation="≤",
             threshold=0.005 if demanding else 0.03,

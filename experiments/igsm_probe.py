@@ -24,6 +24,7 @@ from experiments._fitting import device
 from experiments._igsm import Practice, Reasoner
 from experiments._igsm_training import pretrain
 from experiments._mistaken_texts import CLEAN
+from experiments._reasoning_presets import PRESETS as REASONING
 from experiments._reasoning_probe_claims import claims
 from experiments._reasoning_probe_measures import PROBLEM_FIRST, QUESTION_FIRST
 from experiments._reasoning_probe_plots import plots
@@ -32,7 +33,6 @@ from experiments._reasoning_questions import HARDEST
 from experiments._reasoning_study import Study, StudyConfig
 from experiments._reasoning_use import used_directions
 from experiments.igsm_reasoning import EXPERIMENT as REASONING_EXPERIMENT
-from experiments.igsm_reasoning import PRESETS as REASONING
 from physlm.lab import Condition, Experiment, Workspace
 from physlm.lab.cli import main
 from physlm.lab.experiment import Scale

@@ -64,6 +64,11 @@ class Measurement:
 Measure: TypeAlias = "Callable[[Mapping[str, RunMetrics]], Measurement | float]"
 
 
+def number_of(condition: str, path: str) -> Measure:
+    """A measure: the number at a dotted path of the metrics of a condition."""
+    return lambda runs: runs[condition].number(path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predicate:
     """A measure with a threshold.

@@ -5,18 +5,9 @@ import numpy as np
 import pytest
 
 from experiments._igsm import SOLUTION_ROLES, Exam, exam, familiar_exam, make_world, solve, without_a_plan
-from experiments.igsm_reasoning import (
-    DEEP,
-    EXPERIMENT,
-    LIMITS,
-    PRESETS,
-    TEMPLATES,
-    WIDE,
-    conditions,
-    count_templates,
-    effective_templates,
-    limits,
-)
+from experiments._reasoning_claims import effective_templates
+from experiments._reasoning_presets import DEEP, LIMITS, PRESETS, TEMPLATES, WIDE
+from experiments.igsm_reasoning import EXPERIMENT, conditions, count_templates, limits
 from physlm.data.streams import IGNORE, PackedStream, Source
 from physlm.lab.results import RunMetrics
 from physlm.models.transformer import Transformer, parameter_count
