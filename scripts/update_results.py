@@ -21,20 +21,18 @@ import json
 import pkgutil
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import experiments
 from physlm.lab import Experiment
-from physlm.lab.claims import format_threshold, format_value
-from physlm.lab.report import numerics_note
+from physlm.lab.tables import TOLD, place, verdict_rows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 TABLE = re.compile(r"(<!-- results: (?P<kind>[a-z_ ]+) -->\n).*?(<!-- results: end -->)", re.DOTALL)
-TOLD = {"supported": "supported", "refuted": "not reproduced", "inconclusive": "inconclusive"}
 
 
 def pages() -> list[Path]:
@@ -69,10 +67,9 @@ def recorded(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def place(identity: str) -> tuple[str, int, str]:
-    """Where a claim stands among others: family, number, and what follows the number."""
-    found = re.fullmatch(r"(.*?)-(\d+)(.*)", identity)
-    return (found[1], int(found[2]), found[3]) if found else (identity, 0, "")
+def records_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """What is recorded of some experiments."""
+    return {name: record for name in names if (record := recorded(name))}
 
 
 def abbreviated(identities: Iterable[str]) -> str:
@@ -105,57 +102,14 @@ def experiment_rows() -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def claim_rows(names: Sequence[str], *, summary: bool) -> Iterator[str]:
-    """One row for each recorded claim, and what is to be known of records that precede the present numerics."""
-    yield "| claim | statement | verdict | measured |"
-    yield "| --- | --- | --- | --- |"
-    records = {name: record for name in names if (record := recorded(name))}
-    claims = [claim for record in records.values() for claim in record["claims"]]
-    for claim in sorted(claims, key=lambda claim: place(claim["id"])):
-        verdict = TOLD[claim["verdict"]] if summary else claim["verdict"]
-        yield f"| {claim['id']} | {claim['statement']} | {verdict} | {measured(claim, summary=summary)} |"
-    notes: dict[str, list[str]] = {}
-    for name, record in records.items():
-        notes.setdefault(numerics_note(record.get("numerics", 0)), []).append(f"`{name}`")
-    for note, concerned in notes.items():
-        if note:
-            yield ""
-            yield f"*{', '.join(concerned)}: {note}*"
-
-
-def measured(claim: dict[str, Any], *, summary: bool) -> str:
-    """Estimate and interval of each part, or of the headline alone, and what made a verdict inconclusive."""
-    cells = [f"{part['name']}: {numbers(part)}" for part in claim["parts"]]
-    undecided = claim["verdict"] == "inconclusive"
-    if not summary:
-        reason = claim["reason"] if undecided else ""
-    elif unmet := [requirement["name"] for requirement in claim["requirements"] if not requirement["met"]]:
-        cells, reason = cells[:1], f"not valid here, as a requirement is not met: {', '.join(unmet)}"
-    else:
-        # What the headline does not show: why nothing is decided, or that another part decided.
-        told = undecided or claim["parts"][0]["verdict"] != claim["verdict"]
-        cells, reason = cells[:1], claim["reason"] if told else ""
-    return "<br>".join([*cells, *([f"*{reason}*"] if reason else [])])
-
-
-def numbers(part: dict[str, Any]) -> str:
-    """Estimate, interval and threshold of a part."""
-    threshold = tuple(part["threshold"]) if isinstance(part["threshold"], list) else part["threshold"]
-    wanted = format_threshold(part["relation"], threshold, part["unit"])
-    if part["interval"] is None:
-        return f"{format_value(part['estimate'], part['unit'])} (claimed {wanted})"
-    low, high = (format_value(end, part["unit"], bare=True) for end in part["interval"])
-    return f"**{format_value(part['estimate'], part['unit'], bare=True)}** [{low}, {high}] (claimed {wanted})"
-
-
 def table(kind: str) -> str:
     """The table of a kind."""
     if kind == "experiments":
         rows = experiment_rows()
     elif kind == "summary":
-        rows = claim_rows(list(all_experiments()), summary=True)
+        rows = verdict_rows(records_of(all_experiments()), summary=True)
     else:
-        rows = claim_rows(kind.split(), summary=False)
+        rows = verdict_rows(records_of(kind.split()))
     return "\n".join(rows) + "\n"
 
 

@@ -9,6 +9,7 @@ from physlm.lab.experiment import Condition, Experiment, Scale
 from physlm.lab.report import Report
 from physlm.lab.results import Results, RunMetrics, pack_items, unpack_items
 from physlm.lab.runner import run_experiment
+from physlm.lab.tables import verdict_table
 from physlm.lab.workspace import Workspace
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "pack_items",
     "run_experiment",
     "unpack_items",
+    "verdict_table",
 ]

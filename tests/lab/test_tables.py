@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from toy_experiment import EXPERIMENT
 
+from physlm.lab import verdict_table
 from physlm.lab.provenance import NUMERICS_REVISION
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,13 @@ def test_every_claim_is_told_whatever_its_verdict(tables):
     assert all("**50.0** [40.0, 60.0] (claimed ≥ 30.0 points)" in row for row in rows)
     assert "refuted" in tables.table("toy")
     assert "weights" not in tables.table("summary")
+
+
+def test_a_record_can_be_shown_by_its_path(tables):
+    path = tables.RESULTS / "toy" / "cpu" / "verdict.json"
+    assert verdict_table(path) == "Nothing is recorded here yet."
+    record(tables, experiment="toy", numerics=0)
+    assert verdict_table(str(path)) + "\n" == tables.table("toy")
 
 
 def test_a_record_of_older_numerics_is_told_as_such(tables):
