@@ -209,12 +209,14 @@ def probe_positions(
     Returns:
         For "first" and, where that is something else, "whole": under "tasks" each attribute with all controls, under
         "cells" the same by position; and outcomes of held-out people as arrays (`outcomes`): "start", of what is not
-        told next at position 0; "before", of what is told next. Of biographies in couples, of their second attributes
-        only: "start"; "others", once something else was told but not the first; "partner", once the first was told.
+        told next at position 0; "before", of what is told next. Of biographies in couples second attributes alone are
+        asked for: "start"; "others", once something else was told but not the first; "partner", once the first was.
     """
     texts, attributes = Biographies.of(world), list(world.config.attributes)
+    in_couples = world.config.variant.startswith("couple")
     found: dict[str, Any] = {}
-    for what, values in values_of(world).items():
+    for what, every in values_of(world).items():
+        values = {name: known for name, known in every.items() if not in_couples or attributes.index(name) % 2 == 1}
         if not values:
             continue
         columns = [attributes.index(name) for name in values]
@@ -228,13 +230,12 @@ def probe_positions(
         )
         at_start = (texts.position == 0)[:, None]
         chosen = {"before": ahead == 0}
-        if world.config.variant.startswith("couple"):
-            is_second = np.array(columns) % 2 == 1
-            partner = texts.ahead[:, [column - column % 2 for column in columns]]
+        if in_couples:
+            partner = texts.ahead[:, [column - 1 for column in columns]]
             chosen = {
-                "start": at_start & is_second,
-                "others": (partner >= 0) & ~at_start & is_second,
-                "partner": (partner < 0) & (ahead >= 0) & is_second,
+                "start": np.broadcast_to(at_start, ahead.shape),
+                "others": (partner >= 0) & ~at_start,
+                "partner": (partner < 0) & (ahead >= 0),
             }
         elif what == FIRST:
             chosen["start"] = at_start & (ahead > 0)

@@ -258,6 +258,7 @@ def test_conditions_ask_about_the_same_people(runs):
             assert run.outcomes(f"positions.first.start.{PROBE}").shape == (people, 5)
     seconds, entries = 3, 5
     couples = runs["positions/couple5"]
+    assert list(couples.at("positions.first.tasks")) == ["bcity", "major", "ccity"]
     for place, count in (("start", 3), ("others", 6), ("partner", seconds)):
         assert couples.outcomes(f"positions.first.{place}.{PROBE}").shape == (people, count * entries)
 
