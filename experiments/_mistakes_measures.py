@@ -20,7 +20,7 @@ from experiments._mistakes_presets import Decoding, MistakesPreset
 from physlm.data.contract import IntArray
 from physlm.lab.results import pack_items
 from physlm.models.generation import generate
-from physlm.models.regret import retry_upon_regret
+from physlm.models.regret import Detector, retry_upon_regret
 from physlm.models.transformer import Transformer
 from physlm.randomness import Key
 from physlm.worlds.igsm.judge import Verdicts
@@ -30,24 +30,34 @@ _LONG = 2  # attempts at one place
 
 
 def write(
-    model: Transformer, asked: Exam, decoding: Decoding, key: Key, preset: MistakesPreset
+    model: Transformer,
+    asked: Exam,
+    decoding: Decoding,
+    key: Key,
+    preset: MistakesPreset,
+    *,
+    trained: Detector | None = None,
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.bool_]]:
     """A solution of every problem, and whether it came to an end.
 
     Args:
         model: that writes them.
         asked: the problems.
-        decoding: the most likely tokens; the likeliest text that beam search finds; or the most likely tokens, where a
-            sentence is deleted and drawn again if it defines what is not ready, as the truth says.
+        decoding: how.
         key: governs what is drawn.
         preset: number of beams and of deletions.
+        trained: the detector that was trained, where one is asked. The perfect one knows what is not ready.
     """
     world = asked.world
-    if decoding == "regret":
+    if decoding in ("regret", "detector"):
+        perfect = ReadinessDetector(world.vocabulary, world.config.rendering, asked.problems)
+        detector = perfect if decoding == "regret" else trained
+        if detector is None:
+            raise ValueError("trained must be a detector where decoding is 'detector', got None")
         regretted = retry_upon_regret(
             model,
             asked.prompts,
-            detector=ReadinessDetector(world.vocabulary, world.config.rendering, asked.problems),
+            detector=detector,
             sentence_end=world.vocabulary.id("."),
             stop=world.eos,
             max_new_tokens=asked.room,

@@ -9,6 +9,7 @@ from physlm.lab import Results
 from physlm.lab.plots import bar_with_intervals, curves_with_bands
 
 _IN_WORDS = {"retry": "wrong", "retry_weak": "later ones", "retry_miss": "any"}
+_DECODING = {"beams": "beams", "regret": "perfect detector", "detector": "trained detector"}
 
 
 def in_words(condition: str) -> str:
@@ -18,7 +19,7 @@ def in_words(condition: str) -> str:
         return f"clean, then {_text(others[0])}, {others[1].replace('rank', 'rank ').replace('full', 'all weights')}"
     if first == "double":
         return f"{_text(others[0])}, twice as long"
-    return ", ".join([_text(first), *(other.replace("regret", "retry upon regret") for other in others)])
+    return ", ".join([_text(first), *(_DECODING[other] for other in others)])
 
 
 def _text(name: str) -> str:

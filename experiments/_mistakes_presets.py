@@ -11,11 +11,15 @@ from typing import Any, Literal
 from experiments._igsm import Practice, Reasoner
 from experiments._mistaken_texts import CLEAN, Text
 from experiments._reasoning_presets import PRESETS as REASONING
+from experiments._regret_detectors import DetectorTraining
 from physlm.lab.experiment import Scale
+from physlm.probing.heads import ProbeTraining
 from physlm.training.recipe import MuonRecipe, Recipe
 from physlm.worlds.mistakes import Kind
 
-Decoding = Literal["greedy", "beams", "regret"]
+Decoding = Literal["greedy", "beams", "regret", "detector"]
+"""The most likely tokens; the likeliest text that beam search finds; the most likely tokens, where a sentence that a
+detector objects to is deleted and drawn again: a perfect detector, or one that was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,7 @@ class MistakesPreset:
         continued: training of all weights on that text.
         beams: of beam search.
         most_deletions: how many sentences of a solution may be deleted upon regret.
+        detector: how the detector is trained.
         loss_batches: batches on which the loss on a text is measured.
     """
 
@@ -85,6 +90,7 @@ class MistakesPreset:
     continued: Practice
     beams: int = 4
     most_deletions: int = 10
+    detector: DetectorTraining
     loss_batches: int = 10
 
     def __post_init__(self) -> None:
@@ -129,7 +135,7 @@ class MistakesPreset:
         miss = [self.text(rate, "retry_miss") for rate in (low, high, *self.further_rates)]
         masked = [self.text(rate, masked=True) for rate in (high, *self.further_rates)]
         trials = [Trial(text=text) for text in (CLEAN, *retry, *weak, *miss, *masked)]
-        trials += [Trial(decoding="beams"), Trial(decoding="regret")]
+        trials += [Trial(decoding="beams"), Trial(decoding="regret"), Trial(decoding="detector")]
         trials += [Trial(text=self.text(high), decoding="beams")]
         once = self.text(middle)
         trials += [Trial(late=once, rank=rank) for rank in (*self.ranks, None)]
@@ -175,6 +181,7 @@ PRESETS: dict[Scale, MistakesPreset] = {
         _low_rank(REASONING["smoke"].practice, 5e-3),
         hard=(REASONING["smoke"].practice.world.max_operations, REASONING["smoke"].beyond[0]),
         ranks=(2, 4),
+        detector=DetectorTraining(fitted=40, asked=20, training=ProbeTraining(steps=3, batch_size=4)),
         loss_batches=2,
     ),
     "cpu": _preset(
@@ -185,12 +192,18 @@ PRESETS: dict[Scale, MistakesPreset] = {
         # trained, the clean model solves next to nothing (docs/lab-notes.md).
         hard=(REASONING["cpu"].practice.world.max_operations,),
         ranks=(4, 16),
+        detector=DetectorTraining(
+            fitted=20_000, asked=2000, training=ProbeTraining(steps=600, batch_size=32, learning_rate=0.01)
+        ),
     ),
     "gpu": _preset(
         "gpu",
         _low_rank(REASONING["gpu"].practice, 2e-3),
         hard=REASONING["gpu"].beyond,
         ranks=(4, 64),
+        detector=DetectorTraining(
+            fitted=100_000, asked=4000, training=ProbeTraining(steps=3000, batch_size=64, learning_rate=5e-3)
+        ),
     ),
     "paper": _preset(
         "paper",
@@ -199,5 +212,9 @@ PRESETS: dict[Scale, MistakesPreset] = {
         hard=REASONING["paper"].beyond,
         further_rates=(0.05, 0.4),
         ranks=(4, 8, 16, 32, 64, 128, 256),
+        # 2.2, App. D.2, version 1.
+        detector=DetectorTraining(
+            fitted=500_000, asked=4096, training=ProbeTraining(steps=100_000, batch_size=256, learning_rate=2e-3)
+        ),
     ),
 }

@@ -5,7 +5,7 @@ now and then a sentence is begun that is wrong, and taken back with <back>. Thre
 then solve the same new problems, where attempts that are taken back do not count.
 
 What else might do is tried as well: finetuning a model of clean text on such text, at a low rank and whole; and letting
-it draw again what a perfect detector objects to.
+it draw again what a detector objects to, a perfect one or one that was trained.
 
 Claims MIS-1 to MIS-9. Source: Physics of Language Models 2.2.
 """
@@ -24,6 +24,7 @@ from experiments._mistakes_measures import examine, write
 from experiments._mistakes_plots import plots
 from experiments._mistakes_presets import PRESETS, MistakesPreset
 from experiments._mistakes_training import adapt
+from experiments._regret_detectors import train_detector
 from experiments.igsm_reasoning import EXPERIMENT as REASONING
 from physlm.lab import Condition, Experiment, Workspace
 from physlm.lab.cli import main
@@ -67,11 +68,16 @@ def run(preset: MistakesPreset, condition: Condition, seed: int, workspace: Work
             "curve": adapted.curve,
             "text_loss": {"before": adapted.loss_before, "after": adapted.loss_after},
         }
+    detector = None
+    if trial.decoding == "detector":
+        world, key = preset.practice.world_of(seed), Key.of("detector", seed)
+        detector, metrics["detector"] = train_detector(base.model, world, preset.detector, key)
     read = trial.late or trial.text
-    metrics["accuracy"] = {
-        name: examine(asked, *write(base.model, asked, trial.decoding, Key.of("regret", seed, name), preset), text=read)
-        for name, asked in exams(preset, seed, only_hard=trial.decoding != "greedy").items()
-    }
+    metrics["accuracy"] = {}
+    for name, asked in exams(preset, seed, only_hard=trial.decoding != "greedy").items():
+        key = Key.of("regret", seed, name)
+        solutions, ended = write(base.model, asked, trial.decoding, key, preset, trained=detector)
+        metrics["accuracy"][name] = examine(asked, solutions, ended, text=read)
     return metrics
 
 

@@ -12,6 +12,7 @@ from experiments._mistakes_measures import after_long_chains, examine, write
 from experiments._mistakes_plots import in_words
 from experiments._mistakes_presets import Trial
 from experiments._mistakes_training import adapt, text_loss
+from experiments._regret_detectors import train_detector
 from experiments.igsm_mistakes import CORE, EXPERIMENT, PRESETS, conditions, exams
 from physlm.data.contract import FreshWorld
 from physlm.data.streams import IGNORE, PackedStream
@@ -182,12 +183,16 @@ def test_what_follows_a_chain_of_attempts_is_judged():
 def test_every_way_to_write_gives_every_problem_a_solution():
     model, asked = Transformer(SMOKE.reasoner.config(WORLD.vocab_size), seed=0), exam(WORLD, 2, 6)
     texts = {}
-    for decoding in ("greedy", "beams", "regret"):
-        texts[decoding], ended = write(model, asked, decoding, Key.of("ways"), SMOKE)
+    trained, accuracy = train_detector(model, WORLD, SMOKE.detector, Key.of("detector"))
+    assert accuracy["balanced"] == pytest.approx((accuracy["ready"] + accuracy["not_ready"]) / 2)
+    for decoding in ("greedy", "beams", "regret", "detector"):
+        texts[decoding], ended = write(model, asked, decoding, Key.of("ways"), SMOKE, trained=trained)
         assert len(texts[decoding]) == len(ended) == 6
         assert all(len(text) <= asked.room for text in texts[decoding])
     again, _ = write(model, asked, "regret", Key.of("ways"), SMOKE)
     assert all(np.array_equal(one, other) for one, other in zip(texts["regret"], again, strict=True))
+    with pytest.raises(ValueError, match="trained must be a detector where decoding is 'detector', got None"):
+        write(model, asked, "detector", Key.of("ways"), SMOKE)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +233,7 @@ def test_late_training_goes_on_from_the_clean_model_at_equal_tokens(workspace):
 def runs(workspace):
     """What some conditions of the smoke scale have measured."""
     known = {condition.name: condition for condition in conditions(SMOKE)}
-    names = ("clean", "clean/regret", "late/retry_0.2/rank2", "retry_0.5")
+    names = ("clean", "clean/regret", "clean/detector", "late/retry_0.2/rank2", "retry_0.5")
     return {
         name: RunMetrics(
             EXPERIMENT.run(
@@ -259,6 +264,7 @@ def test_every_model_is_read_by_a_claim_and_runs_have_what_claims_read(runs):
     assert late.number("text_loss.after") < late.number("text_loss.before")
     assert late.number("problems") > runs["clean"].number("problems") > runs["retry_0.5"].number("problems")
     assert set(runs["clean/regret"].at("accuracy")) == {"new_3", "new_4"}
+    assert set(runs["clean/detector"].at("detector")) == {"ready", "not_ready", "balanced"}
     assert set(runs["clean"].at("accuracy")) == {"new_3", "new_4", "familiar", "reask"}
 
 

@@ -1,7 +1,7 @@
 """Perfect detectors of wrong sentences, which know the truth; for `physlm.models.regret`.
 
-A detector is asked about the last sentence of each text. One that was trained to read hidden states has the same
-signature, and these are its upper bound.
+A detector is asked about the last sentence of each text. One that was trained to read hidden states
+(`physlm.probing.detectors`) has the same signature, and these are its upper bound.
 
 Shapes: Q questions.
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from physlm.data.contract import IntArray, World
 from physlm.worlds.igsm.config import Rendering
 from physlm.worlds.igsm.dependencies import Dependencies, bits
+from physlm.worlds.igsm.openings import Head
 from physlm.worlds.igsm.problem import Problem
 from physlm.worlds.igsm.vocabulary import Vocabulary
 
@@ -46,11 +47,8 @@ class ReadinessDetector:
             {vocabulary.name(problem, parameter): number for number, parameter in enumerate(problem.parameters)}
             for problem in problems
         ]
-        self._sol, self._back, self._stop = vocabulary.sol, vocabulary.back, vocabulary.id(".")
-        # A sentence begins with these words; `None` stands for the two names.
-        self._head = (None, None)
-        if rendering == "english":
-            self._head = (vocabulary.id("Define"), None, vocabulary.id("'s"), None)
+        self._sol, self._stop = vocabulary.sol, vocabulary.id(".")
+        self._head = Head(vocabulary, rendering)
 
     def __call__(self, numbers: IntArray, texts: Sequence[IntArray], begins: IntArray) -> NDArray[np.bool_]:
         """Which sentences are wrong.
@@ -76,13 +74,8 @@ class ReadinessDetector:
 
     def _defined(self, number: int, sentence: list[int]) -> int | None:
         """The parameter that a sentence defines, if it is one of the problem and was not taken back."""
-        words = sentence[: len(self._head)]
-        if len(words) < len(self._head) or self._back in sentence:
-            return None
-        if any(known not in (None, word) for known, word in zip(self._head, words, strict=True)):
-            return None
-        outer, inner = (word for known, word in zip(self._head, words, strict=True) if known is None)
-        return self._numbers[number].get((outer, inner))
+        names = self._head.names(sentence)
+        return None if names is None else self._numbers[number].get(names)
 
 
 class JudgeDetector:
