@@ -1,6 +1,7 @@
 """Scales of `igsm_mistakes`: which models are trained on what, and how they are asked.
 
-World, model and training are those of `igsm_reasoning`; every model is trained alike, on another text.
+World, model and training are those of `igsm_reasoning`, shorter at `cpu` scale; every model is trained alike, on
+another text.
 """
 
 from __future__ import annotations
@@ -163,22 +164,25 @@ def _low_rank(practice: Practice, learning_rate: float) -> Practice:
     )
 
 
-def _preset(scale: Scale, low_rank: Practice, **changes: Any) -> MistakesPreset:
-    reasoning = REASONING[scale]
+def _preset(scale: Scale, practice: Practice, low_rank: Practice, **changes: Any) -> MistakesPreset:
     return MistakesPreset(
-        practice=reasoning.practice,
-        reasoner=reasoning.deep,
+        practice=practice,
+        reasoner=REASONING[scale].deep,
         low_rank=low_rank,
-        continued=_slower(reasoning.practice),
+        continued=_slower(practice),
         **changes,
     )
 
 
+_SMOKE, _CPU, _GPU = (REASONING[scale].practice for scale in ("smoke", "cpu", "gpu"))
+# Four tenths of the steps solve 39 % of the hardest problems and 88 % of those as in training, all of them 51 and 91 %.
+_CPU = replace(_CPU, recipe=replace(_CPU.recipe, steps=2500))
 _PAPER = REASONING["paper"].practice
 PRESETS: dict[Scale, MistakesPreset] = {
     "smoke": _preset(
         "smoke",
-        _low_rank(REASONING["smoke"].practice, 5e-3),
+        _SMOKE,
+        _low_rank(_SMOKE, 5e-3),
         hard=(REASONING["smoke"].practice.world.max_operations, REASONING["smoke"].beyond[0]),
         ranks=(2, 4),
         detector=DetectorTraining(fitted=40, asked=20, training=ProbeTraining(steps=3, batch_size=4)),
@@ -186,8 +190,9 @@ PRESETS: dict[Scale, MistakesPreset] = {
     ),
     "cpu": _preset(
         "cpu",
+        _CPU,
         # The rate of the biography experiments, whose models are of width 64; not tuned here.
-        _low_rank(REASONING["cpu"].practice, 5e-3),
+        _low_rank(_CPU, 5e-3),
         # What is hard at this scale are solution templates that were never trained on; with more operations than
         # trained, the clean model solves next to nothing (docs/lab-notes.md).
         hard=(REASONING["cpu"].practice.world.max_operations,),
@@ -198,7 +203,8 @@ PRESETS: dict[Scale, MistakesPreset] = {
     ),
     "gpu": _preset(
         "gpu",
-        _low_rank(REASONING["gpu"].practice, 2e-3),
+        _GPU,
+        _low_rank(_GPU, 2e-3),
         hard=REASONING["gpu"].beyond,
         ranks=(4, 64),
         detector=DetectorTraining(
@@ -207,6 +213,7 @@ PRESETS: dict[Scale, MistakesPreset] = {
     ),
     "paper": _preset(
         "paper",
+        _PAPER,
         # 2.2, D.3.
         replace(_PAPER, batch_size=256, recipe=replace(_PAPER.recipe, steps=200_000, learning_rate=1e-3)),
         hard=REASONING["paper"].beyond,

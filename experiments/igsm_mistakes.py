@@ -107,8 +107,8 @@ EXPERIMENT = Experiment(
     claims=claims,
     core=CORE,
     plots=plots,
-    # The clean model is that of `igsm_reasoning`, trained once for both.
-    seeds=REASONING.seeds,
+    # Where the clean model is that of `igsm_reasoning`, it is trained once for both.
+    seeds={**REASONING.seeds, "cpu": (246, 247, 248, 249, 250)},
     development_seeds=REASONING.development_seeds,
     data_fingerprint=fingerprint,
     estimate=cost,

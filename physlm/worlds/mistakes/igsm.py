@@ -57,7 +57,7 @@ class IGSMErrors:
     """
 
     is_judged = True
-    chunk = 256
+    chunk = 1024
     roles = tuple(ROLES.values())
 
     def __init__(self, world: IGSMWorld, config: RetryConfig) -> None:
