@@ -60,7 +60,7 @@ _CPU = BiographyPreset(
 _SMOKE = BiographyPreset(
     world=WorldShape(
         people=40,
-        pools=PoolSizes(first=20, middle=20, last=20, bcity=5, univ=10, major=5, cname=15, years=1, months=12, days=1),
+        pools=PoolSizes(first=20, middle=20, last=20, bcity=5, univ=5, major=5, cname=15, years=1, months=12, days=1),
         value_form="short",
         template_form="short",
         questions="short",

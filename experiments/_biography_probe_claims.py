@@ -13,7 +13,6 @@ from experiments._biography_probe_measures import (
     OFTEN,
     ONCE,
     POSITIONS,
-    WHOLE_VALUES,
     Right,
     agreement,
     at_names,
@@ -36,13 +35,14 @@ Recalled = Callable[..., Requirement]
 
 
 def claims(scale: Scale, preset: Any) -> list[Claim]:
-    """The claims about a preset of a scale."""
+    """The claims; where values have several words, also one about whole values."""
     demanding = scale in ("gpu", "paper")
     recalled = partial(memorised, threshold=0.99 if demanding else 0.97)
-    several_words = preset.biographies.world.value_form == "full"
+    found = [_positions(recalled, demanding)]
+    if preset.biographies.world.value_form == "full":
+        found.append(_whole(recalled))
     return [
-        _positions(recalled, demanding),
-        _whole(recalled, POSITIONS if several_words else WHOLE_VALUES, demanding),
+        *found,
         _couples(recalled, demanding),
         _extraction(recalled, tuple(preset.biographies.variants)),
         _used(recalled),
@@ -134,8 +134,8 @@ def _positions(recalled: Recalled, demanding: bool) -> Claim:
     )
 
 
-def _whole(recalled: Recalled, conditions: str, demanding: bool) -> Claim:
-    once, often = f"{conditions}/{ONCE}", f"{conditions}/{OFTEN}"
+def _whole(recalled: Recalled) -> Claim:
+    once, often = f"{POSITIONS}/{ONCE}", f"{POSITIONS}/{OFTEN}"
     return Claim(
         id="BIO-12",
         statement="It is the same with whole values, which can be read a little less well than their first tokens.",
@@ -144,7 +144,7 @@ def _whole(recalled: Recalled, conditions: str, demanding: bool) -> Claim:
         measure=lambda runs: whole_at_start(runs[often]) - whole_at_start(runs[once]),
         measure_name=f"P-probing at position 0 for whole values: {OFTEN} minus {ONCE}",
         relation="≥",
-        threshold=0.50 if demanding else 0.25,
+        threshold=0.50,
         control="told once",
         requires=(recalled(once, often),),
         parts=(

@@ -12,11 +12,10 @@ from experiments._biography_probe_measures import (
     CELEBRITIES,
     NAMES,
     POSITIONS,
-    WHOLE_VALUES,
     cells,
     middle_block,
 )
-from experiments._biography_probes import FIRST, PROBE, WHOLE
+from experiments._biography_probes import FIRST, PROBE
 from experiments._heatmaps import heatmap
 from physlm.lab import Results, RunMetrics
 from physlm.lab.plots import COLOURS, STYLE, bar_with_intervals, make_figure, save_figure
@@ -59,20 +58,18 @@ def _file(kind: str, condition: str) -> str:
 def _positions(results: Results, folder: Path, condition: str) -> Path:
     """P-probing by position and attribute, beside chance and the model before training."""
     shown = {PROBE: "", MAJORITY: "majority", UNTRAINED: "untrained", SHUFFLED: "shuffled"}
-    whole = condition.startswith(WHOLE_VALUES)
-    what = WHOLE if whole else FIRST
     rows = [
-        np.mean([np.stack(list(cells(run, what, of).values())) for run in _runs(results, condition)], axis=0)
+        np.mean([np.stack(list(cells(run, FIRST, of).values())) for run in _runs(results, condition)], axis=0)
         for of in shown
     ]
-    attributes = list(cells(_runs(results, condition)[0], what))
+    attributes = list(cells(_runs(results, condition)[0]))
     return _accuracies(
         folder / _file("positions", condition.removeprefix(f"{POSITIONS}/")),
         np.concatenate(rows),
         [f"{name} ({label})" if label else name for label in shown.values() for name in attributes],
         [f"position {number}" for number in range(rows[0].shape[1])],
         f"Where facts can be read: {_told(condition)}",
-        f"P-probing for {'whole values' if whole else 'first tokens'}, held-out people (%); {_seeds(results)}",
+        f"P-probing for first tokens, held-out people (%); {_seeds(results)}",
     )
 
 

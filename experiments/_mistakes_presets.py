@@ -175,7 +175,7 @@ def _preset(scale: Scale, practice: Practice, low_rank: Practice, **changes: Any
 
 
 _SMOKE, _CPU, _GPU = (REASONING[scale].practice for scale in ("smoke", "cpu", "gpu"))
-# Four tenths of the steps solve 39 % of the hardest problems and 88 % of those as in training, all of them 51 and 91 %.
+# Enough for 88 % of problems as in training and 39 % of the hardest (docs/lab-notes.md).
 _CPU = replace(_CPU, recipe=replace(_CPU.recipe, steps=2500))
 _PAPER = REASONING["paper"].practice
 PRESETS: dict[Scale, MistakesPreset] = {

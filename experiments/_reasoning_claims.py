@@ -96,7 +96,7 @@ def claims(scale: Scale, preset: ReasoningPreset) -> list[Claim]:
         ),
         Claim(
             id="IGSM-4",
-            statement="Solutions hold nothing that is not needed: the model knows what is before it writes.",
+            statement="Right solutions hold nothing that is not needed.",
             source="2.1, Fig. 4",
             conditions=(DEEP, LIMITS),
             measure=number_of(DEEP, f"accuracy.{hardest}.unnecessary_operations"),

@@ -7,6 +7,7 @@ from typing import Any
 from experiments._reasoning_probe_measures import (
     PROBLEM_FIRST,
     QUESTION_FIRST,
+    USE,
     Reader,
     beyond_another_item,
     count,
@@ -20,6 +21,7 @@ from experiments._reasoning_probe_measures import (
     numbers,
     right,
     shuffled_beyond_majority,
+    together,
     unneeded_beyond_controls,
     used,
     used_ratio,
@@ -31,13 +33,19 @@ from physlm.lab import Claim, Requirement
 from physlm.lab.claims import Measure, Predicate, Quantity, Relation
 from physlm.lab.experiment import Scale
 from physlm.probing.results import UNTRAINED
+from physlm.worlds.igsm.labels import TASKS
 
 _CONTROLS = "majority; the model before training; shuffled labels; questions without the problem"
 
 
-def of(condition: str, reader: Reader) -> Measure:
+def of(model: str, reader: Reader) -> Measure:
     """A number of one of the models."""
-    return lambda runs: reader(runs[condition])
+    return lambda runs: reader(together(runs, model))
+
+
+def asked(*tasks: str, model: str = PROBLEM_FIRST) -> tuple[str, ...]:
+    """The conditions in which a model is asked something."""
+    return tuple(f"{model}/{task}" for task in tasks)
 
 
 def _part(name: str, reader: Reader, relation: Relation, threshold: float, scale: Quantity = "difference") -> Predicate:
@@ -50,11 +58,11 @@ def _enough(name: str, reader: Reader, least: float, unit: str = "") -> Requirem
     return Requirement(name=name, measure=of(PROBLEM_FIRST, reader), relation="≥", threshold=least, unit=unit)
 
 
-def learnt(condition: str) -> Requirement:
+def learnt(model: str) -> Requirement:
     """A model that cannot solve problems is not asked what it knows of them."""
     return Requirement(
-        name=f"{condition}: new problems as in training, right in every step",
-        measure=of(condition, lambda run: run.number("accuracy.familiar")),
+        name=f"{model}: new problems as in training, right in every step",
+        measure=of(model, lambda run: run.number("accuracy.familiar")),
         relation="≥",
         threshold=0.8,
     )
@@ -79,7 +87,7 @@ def _six_tasks(demanding: bool) -> Claim:
         id="IGSM-5",
         statement="What is needed, what depends on what, what is known and what can be computed next is in the states.",
         source="2.1, Fig. 7a",
-        conditions=(PROBLEM_FIRST,),
+        conditions=asked(*TASKS),
         measure=of(PROBLEM_FIRST, least_beyond_controls),
         measure_name="balanced accuracy minus the best of the controls, task where it is least",
         relation="≥",
@@ -108,7 +116,7 @@ def _used() -> Claim:
         id="IGSM-5-used",
         statement="Whether an item is ready, as it can be read where a sentence begins, decides if it is written of.",
         source="ours",
-        conditions=(PROBLEM_FIRST,),
+        conditions=asked(USE),
         measure=of(PROBLEM_FIRST, used),
         measure_name="middle block: share of next items that change where the state is moved to not ready, minus as "
         "far in random directions",
@@ -143,7 +151,7 @@ def _unneeded(demanding: bool) -> Claim:
         statement="The model knows dependencies and readiness of parameters that the query does not need, the former "
         "before there is a question.",
         source="2.1, Fig. 7b and 12",
-        conditions=(PROBLEM_FIRST,),
+        conditions=asked("dep", "can_next"),
         measure=of(PROBLEM_FIRST, unneeded_beyond_controls("dep")),
         measure_name="dependencies of parameters not needed, balanced accuracy minus the best of the controls",
         relation="≥",
@@ -180,7 +188,7 @@ def _needless(demanding: bool) -> Claim:
         id="IGSM-7",
         statement="What the model computes needlessly it took for needed before it wrote anything.",
         source="2.1, Fig. 8a",
-        conditions=(PROBLEM_FIRST,),
+        conditions=asked("nece"),
         measure=of(PROBLEM_FIRST, right("nece", NEEDLESS)),
         measure_name="another question asked: probe of what is needed right about parameters computed needlessly",
         relation="≤",
@@ -210,7 +218,7 @@ def _wrong_steps() -> Claim:
         id="IGSM-8",
         statement="What the model computes too early it took for ready.",
         source="2.1, Fig. 8b",
-        conditions=(PROBLEM_FIRST,),
+        conditions=asked("can_next", "nece_next"),
         measure=of(PROBLEM_FIRST, wrong_step_gap("can_next")),
         measure_name="probe of what is ready: right about parameters that are not, minus about the one written next",
         relation="≥",
@@ -229,7 +237,7 @@ def _distance() -> Claim:
         id="IGSM-10",
         statement="Layer by layer, what is needed is found from the query on: the nearest parameters first.",
         source="2.1, Fig. 10 and 14",
-        conditions=(PROBLEM_FIRST,),
+        conditions=asked("nece"),
         measure=of(PROBLEM_FIRST, middle_gap),
         measure_name="what is needed, behind the middle block, balanced: nearest parameters minus farthest",
         relation="≥",
@@ -257,8 +265,8 @@ def _question_first() -> Claim:
         id="IGSM-11",
         statement="With the question first, what is needed is known better in problems longer than trained on.",
         source="2.1, Fig. 7a",
-        conditions=(PROBLEM_FIRST, QUESTION_FIRST),
-        measure=lambda runs: needed(runs[QUESTION_FIRST]) - needed(runs[PROBLEM_FIRST]),
+        conditions=asked("nece") + asked("nece", model=QUESTION_FIRST),
+        measure=lambda runs: needed(together(runs, QUESTION_FIRST)) - needed(together(runs, PROBLEM_FIRST)),
         measure_name="more operations than trained on, what is needed, balanced: question first minus problem first",
         relation="≥",
         threshold=0.0,
@@ -269,8 +277,8 @@ def _question_first() -> Claim:
             Requirement(
                 name="most operations, right in every step: question first minus problem first",
                 measure=lambda runs: (
-                    runs[QUESTION_FIRST].number(f"accuracy.{HARDEST}")
-                    - runs[PROBLEM_FIRST].number(f"accuracy.{HARDEST}")
+                    together(runs, QUESTION_FIRST).number(f"accuracy.{HARDEST}")
+                    - together(runs, PROBLEM_FIRST).number(f"accuracy.{HARDEST}")
                 ),
                 relation="between",
                 threshold=(-0.10, 0.10),

@@ -19,12 +19,30 @@ from physlm.probing.results import MAJORITY, SHUFFLED, UNTRAINED
 from physlm.worlds.igsm.labels import Task
 
 PROBLEM_FIRST, QUESTION_FIRST = "problem_first", "question_first"
-"""The models, by condition: the paper's pq and qp."""
+"""The models, the paper's pq and qp: a condition is a model, a slash, and what it is asked."""
+USE = "use"
+"""Beside the tasks: whether what can be read is used."""
 CONTROLS = (MAJORITY, UNTRAINED, SHUFFLED, ALONE)
 """Accuracies on the true labels that a probe has to surpass."""
 Reader = Callable[[RunMetrics], float]
 Array = NDArray[np.float64]
 _LEAST = 20  # questions about a distance
+
+
+def together(runs: Mapping[str, RunMetrics], model: str) -> RunMetrics:
+    """All that was asked of a model, as one run.
+
+    Args:
+        runs: of a seed, by condition.
+        model: one of the two.
+    """
+    parts = [run for name, run in runs.items() if name.startswith(f"{model}/")]
+    shared = {name: value for run in parts for name, value in run.items()}
+    by_task = {
+        kind: {task: found for run in parts for task, found in run.get(kind, {}).items()}
+        for kind in ("probes", "layers")
+    }
+    return RunMetrics({**shared, **by_task})
 
 
 def cells(run: RunMetrics, task: Task, group: str = HARDEST, part: str = "all") -> Cells:

@@ -11,6 +11,7 @@ from experiments._reasoning_probe_measures import (
     CONTROLS,
     PROBLEM_FIRST,
     QUESTION_FIRST,
+    USE,
     Reader,
     by_layer,
     cells,
@@ -18,6 +19,7 @@ from experiments._reasoning_probe_measures import (
     known,
     numbers,
     right,
+    together,
 )
 from experiments._reasoning_probes import balanced
 from experiments._reasoning_questions import BEYOND, HARDEST, NEEDLESS, NOT_NEEDED, NOT_READY, WRONG
@@ -38,81 +40,101 @@ _NAMES: dict[Task, str] = {
 
 def plots(results: Results, folder: Path) -> list[Path]:
     """What can be read, of what is not needed, by distance, about mistakes, and whether it is used."""
-    if PROBLEM_FIRST not in results.conditions:
-        return []
-    drawn = [
-        _bars(
-            results,
-            folder / "tasks.png",
-            {
-                of: {_NAMES[task]: (lambda run, task=task, of=of: balanced(cells(run, task), of)) for task in TASKS}
-                for of in ("accuracy", *CONTROLS)
-            },
-            "What a model knows of the parameters of a problem",
-            "V-probes of the last layer, templates never trained on",
-            "Balanced accuracy",
-        ),
-        _bars(
-            results,
-            folder / "unneeded.png",
-            {
-                of: {
-                    f"{_NAMES[task]}: {answer}": (
-                        lambda run, task=task, of=of, label=label: _of_label(run, task, label, of)
-                    )
-                    for task in ("dep", "can_next")
-                    for answer, label in (("yes", "1"), ("no", "0"))
-                }
-                for of in ("accuracy", *CONTROLS)
-            },
-            "It knows of parameters that the query does not need",
-            "By the right answer; dependencies are asked before there is a question",
-            "Accuracy",
-        ),
-        _distance(results, folder),
-        _bars(
-            results,
-            folder / "mistakes.png",
-            {
-                "others like it": {
-                    "needed? not needed": right("nece", NOT_NEEDED),
-                    "ready? not ready": right("can_next", NOT_READY),
-                    "ready and needed? not ready": right("nece_next", NOT_READY),
-                },
-                "what the model wrote": {
-                    "needed? not needed": right("nece", NEEDLESS),
-                    "ready? not ready": right("can_next", WRONG),
-                    "ready and needed? not ready": right("nece_next", WRONG),
-                },
-            },
-            "Mistakes were made before they were written",
-            "Probes of parameters of which the answer is no",
-            "Right answers",
-        ),
-        _use(results, folder, "can_next", "not ready"),
-        _use(results, folder, "nece", "not needed"),
-    ]
-    if QUESTION_FIRST in results.conditions:
+    known_of: list[Task] = [task for task in TASKS if f"{PROBLEM_FIRST}/{task}" in results.conditions]
+    drawn: list[Path] = []
+    if known_of:
         drawn.append(
-            bar_with_intervals(
-                folder / "question_first.png",
+            _bars(
+                results,
+                folder / "tasks.png",
                 {
-                    name: {
-                        words: [known("nece", group)(results.runs[condition, seed]) for seed in results.seeds]
-                        for group, words in ((HARDEST, "most operations"), (BEYOND, "more than trained on"))
+                    of: {
+                        _NAMES[task]: (lambda run, task=task, of=of: balanced(cells(run, task), of))
+                        for task in known_of
                     }
-                    for condition, name in ((PROBLEM_FIRST, "problem first"), (QUESTION_FIRST, "question first"))
+                    for of in ("accuracy", *CONTROLS)
                 },
-                title="What is needed, if the question comes first",
-                subtitle=f"V-probes of the last layer; {len(results.seeds)} seed(s), 95 % intervals",
-                xlabel="Balanced accuracy",
+                "What a model knows of the parameters of a problem",
+                "V-probes of the last layer, templates never trained on",
+                "Balanced accuracy",
             )
         )
+    if {"dep", "can_next"} <= set(known_of):
+        drawn.append(_unneeded(results, folder))
+    if "nece" in known_of:
+        drawn.append(_distance(results, folder))
+    if {"nece", "can_next", "nece_next"} <= set(known_of):
+        drawn.append(_mistakes(results, folder))
+    if f"{PROBLEM_FIRST}/{USE}" in results.conditions:
+        drawn += [_use(results, folder, "can_next", "not ready"), _use(results, folder, "nece", "not needed")]
+    if "nece" in known_of and f"{QUESTION_FIRST}/nece" in results.conditions:
+        drawn.append(_question_first(results, folder))
     return drawn
 
 
-def _runs(results: Results) -> list[RunMetrics]:
-    return [results.runs[PROBLEM_FIRST, seed] for seed in results.seeds]
+def _unneeded(results: Results, folder: Path) -> Path:
+    """Dependencies and readiness of what the query does not need."""
+    return _bars(
+        results,
+        folder / "unneeded.png",
+        {
+            of: {
+                f"{_NAMES[task]}: {answer}": (
+                    lambda run, task=task, of=of, label=label: _of_label(run, task, label, of)
+                )
+                for task in ("dep", "can_next")
+                for answer, label in (("yes", "1"), ("no", "0"))
+            }
+            for of in ("accuracy", *CONTROLS)
+        },
+        "It knows of parameters that the query does not need",
+        "By the right answer; dependencies are asked before there is a question",
+        "Accuracy",
+    )
+
+
+def _mistakes(results: Results, folder: Path) -> Path:
+    """What the model wrote wrongly, and others like it."""
+    return _bars(
+        results,
+        folder / "mistakes.png",
+        {
+            "others like it": {
+                "needed? not needed": right("nece", NOT_NEEDED),
+                "ready? not ready": right("can_next", NOT_READY),
+                "ready and needed? not ready": right("nece_next", NOT_READY),
+            },
+            "what the model wrote": {
+                "needed? not needed": right("nece", NEEDLESS),
+                "ready? not ready": right("can_next", WRONG),
+                "ready and needed? not ready": right("nece_next", WRONG),
+            },
+        },
+        "Mistakes were made before they were written",
+        "Probes of parameters of which the answer is no",
+        "Right answers",
+    )
+
+
+def _question_first(results: Results, folder: Path) -> Path:
+    """What is needed, of both models."""
+    return bar_with_intervals(
+        folder / "question_first.png",
+        {
+            name: {
+                words: [known("nece", group)(run) for run in _runs(results, condition)]
+                for group, words in ((HARDEST, "most operations"), (BEYOND, "more than trained on"))
+            }
+            for condition, name in ((PROBLEM_FIRST, "problem first"), (QUESTION_FIRST, "question first"))
+        },
+        title="What is needed, if the question comes first",
+        subtitle=f"V-probes of the last layer; {len(results.seeds)} seed(s), 95 % intervals",
+        xlabel="Balanced accuracy",
+    )
+
+
+def _runs(results: Results, model: str = PROBLEM_FIRST) -> list[RunMetrics]:
+    return [together({name: results.runs[name, seed] for name in results.conditions}, model) for seed in results.seeds]
 
 
 def _of_label(run: RunMetrics, task: Task, label: str, of: str) -> float:

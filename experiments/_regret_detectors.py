@@ -61,6 +61,9 @@ def train_detector(
     Returns:
         The detector, and its accuracy about random parameters after canonical sentences of new problems: by label
         ("ready", "not_ready") and "balanced", their mean.
+
+    Raises:
+        ValueError: if so few problems are asked that one of the labels does not occur.
     """
     fitted = draw_openings(world, "train", np.arange(training.fitted), key.child("fitted"))
     probes = EmbeddingProbes(
@@ -68,6 +71,8 @@ def train_detector(
     )
     probes.fit(Inputs.last(fitted.samples), {_READY: fitted.ready})
     asked = draw_openings(world, "test", np.arange(training.asked), key.child("asked"))
+    if len(np.unique(asked.ready)) < 2:
+        raise ValueError(f"asked must be so many problems that both labels occur, got {training.asked}")
     right = probes.correct(Inputs.last(asked.samples), {_READY: asked.ready})[_READY][-1]
     found = {name: float(right[asked.ready == label].mean()) for name, label in (("ready", 1), ("not_ready", 0))}
     detector = ProbeDetector(probes, _READY, Head(world.vocabulary, world.config.rendering).read)

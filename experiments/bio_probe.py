@@ -31,7 +31,7 @@ from experiments._biographies import (
 from experiments._biography_presets import CELEBRITY_PRESETS, PRESETS
 from experiments._biography_presets import cost as pretraining_cost
 from experiments._biography_probe_claims import claims
-from experiments._biography_probe_measures import ALONE, CELEBRITIES, NAMES, OFTEN, ONCE, POSITIONS, WHOLE_VALUES
+from experiments._biography_probe_measures import ALONE, CELEBRITIES, NAMES, POSITIONS
 from experiments._biography_probe_plots import plots
 from experiments._biography_probes import Readout, probe_layers, probe_names, probe_positions
 from experiments._biography_removal import remove_from_names
@@ -117,7 +117,7 @@ def _with_values(preset: BiographyPreset, count: int, steps: int) -> BiographyPr
     )
 
 
-# The paper's probes get 30,000 steps at 1e-3; the smaller scales make up for fewer steps by a higher rate.
+# The paper's probes get 30,000 steps at 1e-3, for fifty thousand people; with fewer steps the rate is higher.
 _PRESETS: dict[Scale, ProbePreset] = {
     "smoke": replace(
         _preset(
@@ -161,25 +161,13 @@ _PRESETS: dict[Scale, ProbePreset] = {
 
 
 def conditions(preset: ProbePreset) -> list[Condition]:
-    """P- and Q-probing of every way of telling, P-probing of couples, and both of a minority told once.
-
-    Where values are one word each, also P-probing of the same people with values of several words.
-    """
+    """P- and Q-probing of every way of telling, P-probing of couples, and both of a minority told once."""
     variants = preset.biographies.variants
     found = [
         Condition(f"{probes}/{variant}", {"probes": [probes], "variant": variant}, stage_key=variant)
         for probes, told in ((POSITIONS, (*variants, *preset.couples)), (NAMES, variants))
         for variant in told
     ]
-    if preset.biographies.world.value_form != "full":
-        found += [
-            Condition(
-                f"{WHOLE_VALUES}/{variant}",
-                {"probes": [POSITIONS], "variant": variant, "value_form": "full"},
-                stage_key=f"{WHOLE_VALUES} {variant}",
-            )
-            for variant in (ONCE, OFTEN)
-        ]
     minority = MINORITY_VARIANTS[0]
     return found + [
         Condition(
@@ -231,10 +219,7 @@ def _world(preset: ProbePreset, options: Mapping[str, Any], seed: int) -> tuple[
     """How a condition is trained, and on which world."""
     variant = str(options["variant"])
     if "celebrities" not in options:
-        training = preset.biographies
-        if "value_form" in options:
-            training = replace(training, world=replace(training.world, value_form=str(options["value_form"])))
-        return training, make_world(training.world.config(seed, variant=variant))
+        return preset.biographies, make_world(preset.biographies.world.config(seed, variant=variant))
     training = preset.celebrities
     count = training.world.people if options["celebrities"] else 0
     return training, make_world(

@@ -107,7 +107,8 @@ EXPERIMENT = Experiment(
     claims=claims,
     core=CORE,
     plots=plots,
-    # Where the clean model is that of `igsm_reasoning`, it is trained once for both.
+    # Where the clean model is that of `igsm_reasoning`, it is trained once for both. At cpu scale it is not, and those
+    # seeds were read.
     seeds={**REASONING.seeds, "cpu": (246, 247, 248, 249, 250)},
     development_seeds=REASONING.development_seeds,
     data_fingerprint=fingerprint,

@@ -26,7 +26,7 @@ from experiments._igsm_training import pretrain
 from experiments._mistaken_texts import CLEAN
 from experiments._reasoning_presets import PRESETS as REASONING
 from experiments._reasoning_probe_claims import claims
-from experiments._reasoning_probe_measures import PROBLEM_FIRST, QUESTION_FIRST
+from experiments._reasoning_probe_measures import PROBLEM_FIRST, QUESTION_FIRST, USE
 from experiments._reasoning_probe_plots import plots
 from experiments._reasoning_probes import SHUFFLES, VProbes
 from experiments._reasoning_questions import HARDEST
@@ -85,9 +85,8 @@ class ReasoningProbePreset:
 
     def practice_of(self, condition: Condition) -> Practice:
         """The same practice with the question before or behind the problem."""
-        return replace(
-            self.practice, world=replace(self.practice.world, question_first=condition.name == QUESTION_FIRST)
-        )
+        question_first = condition.options["model"] == QUESTION_FIRST
+        return replace(self.practice, world=replace(self.practice.world, question_first=question_first))
 
 
 def _preset(scale: Scale, **measured: Any) -> ReasoningProbePreset:
@@ -129,50 +128,34 @@ PRESETS: dict[Scale, ReasoningProbePreset] = {
 
 
 def conditions(preset: ReasoningProbePreset) -> list[Condition]:
-    """Problems as they are, and with the question first."""
+    """Every task of both models on its own, and whether what is read is used; the models are shared."""
+    asked = {PROBLEM_FIRST: (*TASKS, USE), QUESTION_FIRST: preset.question_first}
+    probed = [
+        Condition(f"{model}/{task}", {"model": model, "asked": task}, stage_key=model)
+        for model, tasks in asked.items()
+        for task in tasks
+    ]
     return [
-        Condition(PROBLEM_FIRST, {"tasks": list(TASKS)}),
-        Condition(QUESTION_FIRST, {"tasks": list(preset.question_first)}),
+        *probed,
+        Condition(f"{PROBLEM_FIRST}/{USE}", {"model": PROBLEM_FIRST, "asked": USE}, stage_key=PROBLEM_FIRST),
     ]
 
 
 def run(preset: ReasoningProbePreset, condition: Condition, seed: int, workspace: Workspace) -> dict[str, Any]:
-    """Train a model, or take it from its stage, and probe it."""
+    """Train a model, or take it from its stage, and probe it for one task or change its states."""
     practice = preset.practice_of(condition)
     torch.set_num_threads(practice.threads)
     trained = pretrain(workspace, practice, preset.reasoner, CLEAN, seed)
     model, key = trained.model, Key.of("reasoning probes", seed)
-    untrained = Transformer(model.config, seed=seed).to(device())
     study = Study(preset.study, practice, model, seed)
     metrics: dict[str, Any] = {
         "parameters": parameter_count(model.config),
         "curve": trained.curve,
         "accuracy": study.accuracy,
-        "probes": {},
-        "layers": {},
     }
-    layers = [f"block.{block}.resid_post" for block in range(model.config.layers - 1)]
-    is_whole = condition.name == PROBLEM_FIRST
-    tasks = TASKS if is_whole else preset.question_first
-    for number, task in enumerate(tasks):
-        workspace.progress(number / len(tasks), f"probing {task}")
-        probes = VProbes(
-            task,
-            study.fitted(task),
-            study.asked(task),
-            study.world.vocabulary,
-            rank=preset.rank,
-            training=preset.training,
-            key=key.child(task),
-        )
-        result = probes.read(model, untrained, portions=preset.portions)
-        metrics["probes"][task] = {"summary": probes.summary(result), "groups": probes.told(result)}
-        if is_whole and task in preset.layered:
-            metrics["layers"][task] = {
-                layer: probes.told(probes.read(model, untrained, layer))[HARDEST] for layer in layers
-            }
-    if is_whole:
-        metrics["use"] = used_directions(
+    if condition.options["asked"] == USE:
+        workspace.progress(0.5, "changing states")
+        found = used_directions(
             model,
             study.known[-1],
             study.exams[HARDEST],
@@ -180,12 +163,34 @@ def run(preset: ReasoningProbePreset, condition: Condition, seed: int, workspace
             controls=preset.random_directions,
             key=key.child("use"),
         )
+        return {**metrics, "use": found}
+    task = TASKS[[*TASKS].index(str(condition.options["asked"]))]
+    untrained = Transformer(model.config, seed=seed).to(device())
+    probes = VProbes(
+        task,
+        study.fitted(task),
+        study.asked(task),
+        study.world.vocabulary,
+        rank=preset.rank,
+        training=preset.training,
+        key=key.child(task),
+    )
+    workspace.progress(0.1, "probing the last layer")
+    result = probes.read(model, untrained, portions=preset.portions)
+    metrics["probes"] = {task: {"summary": probes.summary(result), "groups": probes.told(result)}}
+    if condition.options["model"] == PROBLEM_FIRST and task in preset.layered:
+        layers = [f"block.{block}.resid_post" for block in range(model.config.layers - 1)]
+        metrics["layers"] = {task: {}}
+        for number, layer in enumerate(layers):
+            workspace.progress(0.6 + 0.4 * number / len(layers), f"probing {layer}")
+            metrics["layers"][task][layer] = probes.told(probes.read(model, untrained, layer))[HARDEST]
     return metrics
 
 
 def fingerprint(preset: ReasoningProbePreset, seed: int) -> str:
     """A hash of the problems, in both orders."""
-    return "-".join(preset.practice_of(condition).world_of(seed).fingerprint()[:12] for condition in conditions(preset))
+    models = {condition.options["model"]: condition for condition in conditions(preset)}
+    return "-".join(preset.practice_of(one).world_of(seed).fingerprint()[:12] for one in models.values())
 
 
 def cost(preset: ReasoningProbePreset) -> str:

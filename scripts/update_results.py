@@ -28,7 +28,7 @@ from typing import Any
 
 import experiments
 from physlm.lab import Experiment
-from physlm.lab.tables import TOLD, place, verdict_rows
+from physlm.lab.tables import IN_WORDS, claim_order, verdict_rows
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -81,7 +81,7 @@ def abbreviated(identities: Iterable[str]) -> str:
     """
     words: list[str] = []
     before = ""
-    for family, number, rest in sorted(map(place, identities)):
+    for family, number, rest in sorted(map(claim_order, identities)):
         word = f"{number}{rest}" if number else ""
         words.append(word if family == before else f"{family}-{word}".rstrip("-"))
         before = family
@@ -93,11 +93,11 @@ def experiment_rows() -> Iterator[str]:
     yield "| command | question | claims | recorded |"
     yield "| --- | --- | --- | --- |"
     claims = {name: claims_of(experiment) for name, (experiment, _) in all_experiments().items()}
-    for name in sorted(claims, key=lambda name: min(map(place, claims[name]), default=("", 0, ""))):
+    for name in sorted(claims, key=lambda name: min(map(claim_order, claims[name]), default=("", 0, ""))):
         _, question = all_experiments()[name]
         record = recorded(name)
         counts = Counter(claim["verdict"] for claim in record["claims"]) if record else Counter()
-        verdicts = ", ".join(f"{counts[verdict]} {told}" for verdict, told in TOLD.items() if counts[verdict])
+        verdicts = ", ".join(f"{counts[verdict]} {told}" for verdict, told in IN_WORDS.items() if counts[verdict])
         cells = (f"`python -m experiments.{name}`", question, abbreviated(claims[name]), verdicts or "nothing yet")
         yield f"| {' | '.join(cells)} |"
 

@@ -11,16 +11,20 @@ from typing import Any
 from physlm.lab.claims import format_threshold, format_value
 from physlm.lab.report import numerics_note
 
-TOLD = {"supported": "supported", "refuted": "not reproduced", "inconclusive": "inconclusive"}
+IN_WORDS = {"supported": "supported", "refuted": "not reproduced", "inconclusive": "inconclusive"}
 """Verdicts as they are told to somebody who does not look at the numbers."""
 
 
 def verdict_table(path: Path | str) -> str:
-    """The table of a `verdict.json`, or that there is none.
+    """The table of a `verdict.json`, or that there is none; a claim that was not reproduced is "refuted" in it.
 
     Example:
         >>> verdict_table("results/nothing/cpu/verdict.json")
         'Nothing is recorded here yet.'
+
+    Raises:
+        ValueError: if the file is no JSON.
+        KeyError: if it is something else than a record of verdicts.
     """
     path = Path(path)
     if not path.exists():
@@ -39,8 +43,8 @@ def verdict_rows(records: Mapping[str, Mapping[str, Any]], *, summary: bool = Fa
     yield "| claim | statement | verdict | measured |"
     yield "| --- | --- | --- | --- |"
     claims = [claim for record in records.values() for claim in record["claims"]]
-    for claim in sorted(claims, key=lambda claim: place(claim["id"])):
-        verdict = TOLD[claim["verdict"]] if summary else claim["verdict"]
+    for claim in sorted(claims, key=lambda claim: claim_order(claim["id"])):
+        verdict = IN_WORDS[claim["verdict"]] if summary else claim["verdict"]
         yield f"| {claim['id']} | {claim['statement']} | {verdict} | {_measured(claim, summary=summary)} |"
     notes: dict[str, list[str]] = {}
     for name, record in records.items():
@@ -76,7 +80,7 @@ def _numbers(part: Mapping[str, Any]) -> str:
     return f"**{format_value(part['estimate'], part['unit'], bare=True)}** [{low}, {high}] (claimed {wanted})"
 
 
-def place(identity: str) -> tuple[str, int, str]:
+def claim_order(identity: str) -> tuple[str, int, str]:
     """Where a claim stands among others: family, number, and what follows the number."""
     found = re.fullmatch(r"(.*?)-(\d+)(.*)", identity)
     return (found[1], int(found[2]), found[3]) if found else (identity, 0, "")

@@ -36,8 +36,10 @@ class ProbeDetector:
     """
 
     def __init__(self, probes: Probes[Inputs], task: str, read: Callable[[IntArray], int | None]) -> None:
-        if task not in probes.classes_ or 0 not in probes.classes_[task]:
-            raise ValueError(f"task must be one of {', '.join(probes.classes_)} with the label 0, got {task!r}")
+        if task not in probes.classes_:
+            raise ValueError(f"task must be one of {', '.join(probes.classes_)}, got {task!r}")
+        if 0 not in probes.classes_[task]:
+            raise ValueError(f"task must have the label 0, got {task!r} with {probes.classes_[task].tolist()}")
         self.probes, self.task, self.read = probes, task, read
 
     def __call__(self, numbers: IntArray, texts: Sequence[IntArray], begins: IntArray) -> NDArray[np.bool_]:
@@ -52,7 +54,8 @@ class ProbeDetector:
         begun: list[IntArray] = []
         asked: list[int] = []
         for row, (text, begin) in enumerate(zip(texts, np.asarray(begins).tolist(), strict=True)):
-            if length := self.read(text[begin:]):
+            length = self.read(text[begin:])
+            if length is not None:
                 begun.append(np.asarray(text[: begin + length]))
                 asked.append(row)
         if asked:

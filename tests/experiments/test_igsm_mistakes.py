@@ -195,6 +195,26 @@ def test_every_way_to_write_gives_every_problem_a_solution():
         write(model, asked, "detector", Key.of("ways"), SMOKE)
 
 
+def test_the_trained_detector_decides_what_is_deleted():
+    model, asked = Transformer(SMOKE.reasoner.config(WORLD.vocab_size), seed=0), exam(WORLD, 2, 6)
+    with torch.no_grad():  # a model that mostly writes full stops
+        model.final_norm.weight.zero_()
+        model.final_norm.bias.fill_(1.0)
+        model.embed.weight.zero_()
+        model.embed.weight[WORLD.vocabulary.id(".")] = 5.0 / model.config.width
+
+    def written(decoding, objects=None):
+        trained = None if objects is None else lambda numbers, *_: np.full(len(numbers), objects)
+        return write(model, asked, decoding, Key.of("ways"), SMOKE, trained=trained)[0]
+
+    def same(some, others):
+        return all(np.array_equal(one, other) for one, other in zip(some, others, strict=True))
+
+    assert same(written("detector", False), written("greedy"))
+    assert not same(written("detector", True), written("greedy"))
+    assert same(written("regret", True), written("regret")), "the perfect one does not ask the other"
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return Workspace(cache=tmp_path_factory.mktemp("cache"))

@@ -70,6 +70,11 @@ def test_solutions_can_be_written_with_it(model, probes):
     assert len(written) == 4
 
 
-def test_what_its_probe_cannot_say_is_refused(probes):
-    with pytest.raises(ValueError, match="task must be one of ready with the label 0, got 'wrong'"):
+def test_what_its_probe_cannot_say_is_refused(model, probes):
+    with pytest.raises(ValueError, match="task must be one of ready, got 'wrong'"):
         ProbeDetector(probes, "wrong", HEAD.read)
+    openings = draw_openings(WORLD, "train", np.arange(20), KEY)
+    others = EmbeddingProbes(model, rank=1, training=ProbeTraining(steps=1), key=KEY)
+    others.fit(Inputs.last(openings.samples), {"ready": 1 + openings.ready})
+    with pytest.raises(ValueError, match=r"task must have the label 0, got 'ready' with \[1, 2\]"):
+        ProbeDetector(others, "ready", HEAD.read)

@@ -224,6 +224,7 @@ class Labels:
         *,
         count: int = MOST_QUESTIONS,
         existing_only: bool = False,
+        finished: bool = True,
     ) -> Questions:
         """Random questions, all different within a problem and equally likely.
 
@@ -234,13 +235,14 @@ class Labels:
                 the rows.
             count: of every problem, or all there are if fewer.
             existing_only: ask only about parameters that exist.
+            finished: ask also after the last sentence, where the answer follows.
         """
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
         if count < 1:
             raise ValueError(f"count must be ≥ 1, got {count}")
         size = self.graphs.count if existing_only else self.sizes
-        second = size - 1 if task == "dep" else self.sentences + 1 if task in STATE_TASKS else np.ones_like(size)
+        second = size - 1 if task == "dep" else self.sentences + finished if task in STATE_TASKS else np.ones_like(size)
         rows = np.arange(len(size))
         chosen = _different(key.child(task), rows if indices is None else indices, size * second, count)
         problem, column = np.nonzero(chosen != NONE)

@@ -41,7 +41,7 @@ class Head:
         words = ("Define", None, "'s", None, "as") if rendering == "english" else (None, None)
         self._words = [None if word is None else vocabulary.id(word) for word in words]
         self._outer, self._inner = (place for place, word in enumerate(words) if word is None)
-        self._back = vocabulary.back
+        self._vocabulary = vocabulary
 
     def __len__(self) -> int:
         return len(self._words)
@@ -54,12 +54,15 @@ class Head:
 
     def names(self, sentence: Sequence[int] | NDArray[np.integer]) -> tuple[int, int] | None:
         """What a sentence defines, if it begins like this and was not taken back."""
-        words = [int(token) for token in sentence]
-        if len(words) < len(self) or self._back in words:
+        words, vocabulary = [int(token) for token in sentence], self._vocabulary
+        if len(words) < len(self) or vocabulary.back in words:
             return None
         if any(known not in (None, word) for known, word in zip(self._words, words, strict=False)):
             return None
-        return words[self._outer], words[self._inner]
+        # The last tokens of a vocabulary are names of categories, and after these of items.
+        outer, inner = words[self._outer], words[self._inner]
+        is_named = outer >= vocabulary.first_item and inner >= vocabulary.first_category
+        return (outer, inner) if is_named else None
 
     def read(self, sentence: Sequence[int] | NDArray[np.integer]) -> int | None:
         """How many words of a sentence it is, or `None` if the sentence begins otherwise or was taken back."""
@@ -80,7 +83,9 @@ class Openings:
 
 
 def draw_openings(world: IGSMWorld, split: str, indices: IntArray, key: Key, *, count: int = 1) -> Openings:
-    """Canonical solutions cut behind a random sentence, and the head of a sentence about a random parameter.
+    """Canonical solutions cut before a random sentence, and the head of a sentence about a random parameter.
+
+    What is named may have been computed before, and is then not ready either.
 
     Args:
         world: whose problems; one that writes whole words.
@@ -90,12 +95,12 @@ def draw_openings(world: IGSMWorld, split: str, indices: IntArray, key: Key, *, 
         count: of every problem, all different, or all there are if fewer.
 
     Raises:
-        ValueError: if the world spells its documents in subwords.
+        ValueError: if the world spells its documents in subwords, or `count` is < 1.
     """
     if world.subwords is not None:
         raise ValueError("tokenizer of the iGSM world must be None, as heads are made of whole words, got one")
     truth = Labels.of_problems(world.problems(split, indices))
-    asked = truth.draw("can_next", key, indices.astype(np.int64), count=count, existing_only=True)
+    asked = truth.draw("can_next", key, indices.astype(np.int64), count=count, existing_only=True, finished=False)
     heads = Head(world.vocabulary, world.config.rendering).of(
         truth.names(world.vocabulary, asked.problem, asked.parameter)
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from physlm.data.tokenizers import BytePairTokenizer
 from physlm.randomness import Key
 from physlm.worlds.igsm.config import IGSMConfig
 from physlm.worlds.igsm.labels import labels
@@ -35,8 +36,11 @@ def test_a_head_is_how_sentences_begin(world):
             retracted = [*words, world.vocabulary.back, world.vocabulary.id(".")]
             assert head.names(retracted) is None
             assert head.read(words[:-1]) is None
-    if world.config.rendering == "english":
-        assert head.names([world.vocabulary.id("so"), *begun[0][1:]]) is None
+    stop, letter = world.vocabulary.id("."), world.vocabulary.letter(0)
+    for place, token in enumerate(begun[0].tolist()):
+        for other in (stop, letter, world.vocabulary.number(1)):
+            wrong = [*begun[0][:place].tolist(), other, *begun[0][place + 1 :].tolist()]
+            assert head.names(wrong) is None, token
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -57,6 +61,7 @@ def test_openings_are_beginnings_of_solutions_with_the_truth_about_what_is_named
         assert written[: -len(head)] == np.concatenate([[], *sentences_of(world, solution)[:before]]).tolist()
         names = head.names(written[-len(head) :])
         (parameter,) = (n for n, p in enumerate(problem.parameters) if world.vocabulary.name(problem, p) == names)
+        assert before < len(problem.solution), "after the last sentence there is an answer and no sentence"
         assert ready == labels(problem, before, existing_only=True)["can_next"][parameter]
         seen.add((row, before, parameter))
     assert len(seen) == len(found.ready)
@@ -71,3 +76,17 @@ def test_an_opening_depends_on_its_problem_alone(world):
         assert few.ready[document] == many.ready[index]
     other = draw_openings(world, "test", np.arange(20), Key.of("openings", 1))
     assert not np.array_equal(other.samples.tokens, many.samples.tokens)
+
+
+def test_what_cannot_be_begun_is_refused(world):
+    with pytest.raises(ValueError, match="count must be ≥ 1, got 0"):
+        draw_openings(world, "test", np.arange(2), KEY, count=0)
+
+
+def test_worlds_of_subwords_are_refused():
+    world = IGSMWorld(IGSMConfig(seed=0, max_operations=6))
+    samples = world.render("train", np.arange(40), marks=())
+    texts = (world.vocabulary.decode(samples.document(i)[0]) for i in range(40))
+    subwords = IGSMWorld(world.config, BytePairTokenizer.train(texts))
+    with pytest.raises(ValueError, match="tokenizer of the iGSM world must be None"):
+        draw_openings(subwords, "test", np.arange(2), KEY)
