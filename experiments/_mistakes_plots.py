@@ -52,23 +52,25 @@ def plots(results: Results, folder: Path) -> list[Path]:
             title="Problems solved, by the attempts in the training text",
             subtitle=f"Right in every step; numbers of operations: new templates; {seeds}, 95 % intervals",
             xlabel="Problems solved",
-        ),
-        bar_with_intervals(
-            folder / "retries.png",
-            {
-                label: {
-                    in_words(name): results.values(name, f"accuracy.{tested}.retries.per_right_solution")
-                    for name in names
-                    if name != "clean"
-                }
-                for tested, label in sets.items()
-            },
-            title="How often something is taken back",
-            subtitle=f"In right solutions, by the attempts in the training text; {seeds}, 95 % intervals",
-            xlabel="Attempts in a solution",
-            percent=False,
-        ),
+        )
     ]
+    if taught := [name for name in names if name.split("/")[0] != "clean"]:
+        drawn.append(
+            bar_with_intervals(
+                folder / "retries.png",
+                {
+                    label: {
+                        in_words(name): results.values(name, f"accuracy.{tested}.retries.per_right_solution")
+                        for name in taught
+                    }
+                    for tested, label in sets.items()
+                },
+                title="How often something is taken back",
+                subtitle=f"In right solutions, by the attempts in the training text; {seeds}, 95 % intervals",
+                xlabel="Attempts in a solution",
+                percent=False,
+            )
+        )
     learners = [name for name in asked_all if "/" not in name]
     for curve, title in (("hardest", "the most operations trained on"), (FAMILIAR, "new problems as in training")):
         if learners:
