@@ -10,8 +10,6 @@ from experiments._biography_probe_measures import (
     ALONE,
     CELEBRITIES,
     NAMES,
-    OFTEN,
-    ONCE,
     POSITIONS,
     Right,
     agreement,
@@ -32,6 +30,7 @@ from physlm.lab.experiment import Scale
 from physlm.probing.results import CONTROL_TASK, MAJORITY, SHUFFLED, UNTRAINED
 
 Recalled = Callable[..., Requirement]
+ONCE, OFTEN = "single", "multi5+permute"
 
 
 def claims(scale: Scale, preset: Any) -> list[Claim]:

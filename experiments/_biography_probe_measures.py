@@ -16,8 +16,6 @@ POSITIONS, NAMES = "positions", "names"
 """Kinds of probes, and of conditions."""
 CELEBRITIES, ALONE = "celebrities", "alone"
 """A minority that was read together with celebrities, or alone."""
-ONCE, OFTEN = "single", "multi5+permute"
-"""The ways of telling that are compared most."""
 Runs = Mapping[str, RunMetrics]
 Array = NDArray[np.float64]
 Right = Callable[[Runs], BoolArray]

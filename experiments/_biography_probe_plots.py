@@ -7,14 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments._biography_probe_measures import (
-    ALONE,
-    CELEBRITIES,
-    NAMES,
-    POSITIONS,
-    cells,
-    middle_block,
-)
+from experiments._biography_probe_measures import ALONE, CELEBRITIES, NAMES, POSITIONS, cells, middle_block
 from experiments._biography_probes import FIRST, PROBE
 from experiments._heatmaps import heatmap
 from physlm.lab import Results, RunMetrics

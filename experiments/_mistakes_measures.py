@@ -50,8 +50,9 @@ def write(
     """
     world = asked.world
     if decoding in ("regret", "detector"):
-        perfect = ReadinessDetector(world.vocabulary, world.config.rendering, asked.problems)
-        detector = perfect if decoding == "regret" else trained
+        detector = trained
+        if decoding == "regret":
+            detector = ReadinessDetector(world.vocabulary, world.config.rendering, asked.problems)
         if detector is None:
             raise ValueError("trained must be a detector where decoding is 'detector', got None")
         regretted = retry_upon_regret(

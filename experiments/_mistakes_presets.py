@@ -174,10 +174,9 @@ def _preset(scale: Scale, practice: Practice, low_rank: Practice, **changes: Any
     )
 
 
-_SMOKE, _CPU, _GPU = (REASONING[scale].practice for scale in ("smoke", "cpu", "gpu"))
+_SMOKE, _GPU, _PAPER = (REASONING[scale].practice for scale in ("smoke", "gpu", "paper"))
 # Enough for 88 % of problems as in training and 39 % of the hardest (docs/lab-notes.md).
-_CPU = replace(_CPU, recipe=replace(_CPU.recipe, steps=2500))
-_PAPER = REASONING["paper"].practice
+_CPU = replace(REASONING["cpu"].practice, recipe=replace(REASONING["cpu"].practice.recipe, steps=2500))
 PRESETS: dict[Scale, MistakesPreset] = {
     "smoke": _preset(
         "smoke",

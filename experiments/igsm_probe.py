@@ -16,7 +16,7 @@ ours.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -164,7 +164,7 @@ def run(preset: ReasoningProbePreset, condition: Condition, seed: int, workspace
             key=key.child("use"),
         )
         return {**metrics, "use": found}
-    task = TASKS[[*TASKS].index(str(condition.options["asked"]))]
+    task = cast(Task, condition.options["asked"])
     untrained = Transformer(model.config, seed=seed).to(device())
     probes = VProbes(
         task,
