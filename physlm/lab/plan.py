@@ -83,7 +83,7 @@ def make_plan(
     if development:
         folder = report_folder = folder / "development"
     elif used != tuple(experiment.seeds[scale]):
-        report_folder = folder / ("seeds-" + "-".join(map(str, used)))
+        report_folder = folder / _folder_of(used)
     return Plan(
         experiment=experiment,
         scale=scale,
@@ -97,6 +97,18 @@ def make_plan(
         report_folder=report_folder,
         development=development,
     )
+
+
+def _folder_of(seeds: tuple[int, ...]) -> str:
+    """A folder's name for seeds, short for a long row of neighbours.
+
+    Example:
+        >>> _folder_of((7, 9)), _folder_of((201, 202, 203))
+        ('seeds-7-9', 'seeds-201-to-203')
+    """
+    if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
+        return f"seeds-{seeds[0]}-to-{seeds[-1]}"
+    return "seeds-" + "-".join(map(str, seeds))
 
 
 def _choose_claims(experiment: Experiment[Any], claims: tuple[Claim, ...], choice: str) -> list[Claim]:
