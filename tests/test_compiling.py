@@ -19,4 +19,4 @@ def test_code_is_compiled_where_nothing_can_be_written(monkeypatch):
 
     monkeypatch.setattr(compiling.numba, "njit", decorator)
     assert compiling.compiled(lambda x: 2 * x)(21) == ("compiled", 42)
-    assert asked == [{"cache": True}, {}]
+    assert asked == [{"cache": True, "error_model": "python"}, {"error_model": "python"}]

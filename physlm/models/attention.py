@@ -240,9 +240,10 @@ class Attention(nn.Module):
             return None, values, values
         looked_at = capture.wants(*(self._name(name) for name in ("q", "k", "v", "rot_q", "rot_k")))
         if config.groups == config.heads and not looked_at:
-            stacked = heads.unflatten(1, (3, config.heads)).transpose(0, 1)
-            queries, keys = self.position.rotate(stacked[:2], read.positions).unbind(0)
-            return queries, keys, stacked[2]
+            # Parts of a split are put together again by one copy in the backward pass, those of a slice by three.
+            turned, values = heads.unflatten(1, (3, config.heads)).transpose(0, 1).split([2, 1])
+            queries, keys = self.position.rotate(turned, read.positions).unbind(0)
+            return queries, keys, values.squeeze(0)
         queries, keys, values = heads.split([config.heads, config.groups, config.groups], dim=1)
         queries, keys, values = (
             self._tap(name, states, capture) for name, states in (("q", queries), ("k", keys), ("v", values))

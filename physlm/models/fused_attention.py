@@ -122,9 +122,10 @@ class _Attention(torch.autograd.Function):
         blocks = _blocks(length, keys.shape[1], causal)
         future = torch.ones(blocks[0][1], blocks[0][1], dtype=torch.bool).triu_(1)
         for start, end, seen in blocks:
-            # Only the products are rounded to what they are made in.
-            scores = torch.bmm(scaled[:, start:end], keys[:, :seen].mT).float()
+            # Only the products are rounded to what they are made in; softmax works in float32 inside.
+            scores = torch.bmm(scaled[:, start:end], keys[:, :seen].mT)
             if score is not None:
+                scores = scores.float()
                 scores.unflatten(0, (batch, heads)).add_(score[..., start:end, :seen])
             if causal:
                 scores[:, :, start:].masked_fill_(future[: end - start, : end - start], -math.inf)

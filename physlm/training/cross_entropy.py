@@ -66,25 +66,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
         of_hidden = torch.empty_like(inputs) if wants_hidden else None
         of_weight = torch.zeros_like(weight) if wants_weight else None
         loss = hidden.new_zeros(hidden.shape[:-2], dtype=torch.float32)
-        factor = total.reciprocal().expand(loss.shape)[..., None, None]
         rows = max(1, LOGITS_AT_ONCE.get(hidden.device.type, 2**28) // weight.shape[:-1].numel())
         for start in range(0, inputs.shape[-2], rows):
             part, target = inputs[..., start : start + rows, :], targets[..., start : start + rows, None]
             counts = target >= 0
             target = target.clamp(min=0)
             logits = linear(part, matrix) if matrix.ndim == 2 else part @ matrix.mT
-            probabilities = F.log_softmax(logits, dim=-1, dtype=torch.float32)
-            loss -= probabilities.gather(-1, target).masked_fill_(~counts, 0.0).sum((-2, -1))
+            probabilities = F.softmax(logits, dim=-1, dtype=torch.float32)
+            # The largest probability never underflows, which that of the target may.
+            normalizer = logits.amax(-1, keepdim=True).float() - probabilities.amax(-1, keepdim=True).log_()
+            loss += (normalizer - logits.gather(-1, target)).masked_fill_(~counts, 0.0).sum((-2, -1))
             if not (wants_hidden or wants_weight):
                 continue
-            gradient = probabilities.exp_()
-            gradient.scatter_add_(-1, target, gradient.new_full((), -1.0).expand(target.shape))
-            gradient = gradient.mul_(counts * factor).to(product)
+            probabilities.scatter_add_(-1, target, probabilities.new_full((), -1.0).expand(target.shape))
+            gradient = probabilities.to(product)
+            # Rows that do not count, and the factor of all, are left to the products: these have fewer columns.
             if of_hidden is not None:
-                of_hidden[..., start : start + rows, :] = gradient @ matrix
+                of_hidden[..., start : start + rows, :] = (gradient @ matrix).mul_(counts)
             if of_weight is not None:
-                of_weight += gradient.mT @ part
-        return loss * factor[..., 0, 0], of_hidden, of_weight
+                of_weight += gradient.mT @ (part * counts)
+        factor = total.reciprocal().expand(loss.shape)
+        for gradient in (of_hidden, of_weight):
+            if gradient is not None:
+                gradient *= factor[..., None, None]
+        return loss * factor, of_hidden, of_weight
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
