@@ -1,6 +1,6 @@
 """What the benchmarks share: fair timing, provenance, a table for people and a JSON line for machines.
 
-- Contenders take turns (A B A B …), so that a busy or throttling machine slows all of them alike. A rate is the
+- Contenders take turns (A B, B A, …), so that a busy or throttling machine slows all of them alike. A rate is the
   median over the repetitions; a ratio is the median of the ratios within each turn.
 - Everything runs on one thread, so that ratios tell about the code and not about the number of cores; what is about
   training runs on two, as users' laptops do.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import random
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -116,8 +117,9 @@ def race(contenders: Mapping[str, Callable[[], object]], repetitions: int) -> Ra
     cpu: dict[str, list[float]] = {name: [] for name in contenders}
     for run in contenders.values():
         run()
-    for _ in range(repetitions):
-        for name, run in contenders.items():
+    for turn in range(repetitions):
+        # In another order each time: a contender may find the memory of the process as the one before has left it.
+        for name, run in random.Random(turn).sample(list(contenders.items()), len(contenders)):
             wall_start, cpu_start = time.perf_counter(), time.process_time()
             run()
             cpu[name].append(time.process_time() - cpu_start)

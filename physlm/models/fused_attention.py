@@ -99,6 +99,11 @@ def _is_ours(queries: Tensor, keys: Tensor, values: Tensor, score: Tensor | None
     return keys.shape[-2] >= MIN_KEYS and keys.shape[-1] >= MIN_WIDTH
 
 
+def _for_product(part: Tensor) -> Tensor:
+    """A part of batched rows as products take it: those in few bits would copy it column by column once transposed."""
+    return part.contiguous() if part.dtype.itemsize < torch.float32.itemsize else part
+
+
 def _blocks(queries: int, keys: int, causal: bool) -> list[tuple[int, int, int]]:
     """First and last query of every block, and the keys it needs."""
     size = BLOCK if queries >= 2 * BLOCK else queries
@@ -123,7 +128,7 @@ class _Attention(torch.autograd.Function):
         future = torch.ones(blocks[0][1], blocks[0][1], dtype=torch.bool).triu_(1)
         for start, end, seen in blocks:
             # Only the products are rounded to what they are made in; softmax works in float32 inside.
-            scores = torch.bmm(scaled[:, start:end], keys[:, :seen].mT)
+            scores = torch.bmm(scaled[:, start:end], _for_product(keys[:, :seen]).mT)
             if score is not None:
                 scores = scores.float()
                 scores.unflatten(0, (batch, heads)).add_(score[..., start:end, :seen])
@@ -156,9 +161,9 @@ class _Attention(torch.autograd.Function):
         of_score = torch.zeros(ctx.score_shape, device=scaled.device) if ctx.needs_input_grad[3] else None
         blocks = _blocks(length, keys.shape[1], ctx.causal)
         for (start, end, seen), pattern in zip(blocks, kept, strict=True):
-            part = gradient[:, start:end]
+            part = _for_product(gradient[:, start:end])
             of_values[:, :seen] += torch.bmm(pattern.mT, part)
-            of_pattern = torch.bmm(part, values[:, :seen].mT)
+            of_pattern = torch.bmm(part, _for_product(values[:, :seen]).mT)
             of_scores = torch.ops.aten._softmax_backward_data(of_pattern, pattern, -1, pattern.dtype)
             if of_score is not None:
                 target = of_score[..., start:end, :seen]
