@@ -24,11 +24,14 @@ from numpy.typing import NDArray
 from physlm.worlds.cfg.ambiguity import best_tree, count_trees
 from physlm.worlds.cfg.derivation import Tree
 from physlm.worlds.cfg.grammar import Grammar
+from physlm.worlds.cfg.nearest import Nearest
+from physlm.worlds.cfg.nearest_general import nearest_in_general
+from physlm.worlds.cfg.questions import QuestionsAboutMany
 from physlm.worlds.cfg.steps import Steps
 from physlm.worlds.cfg.tables import Sentence, weights_of
 
 
-class GeneralParser:
+class GeneralParser(QuestionsAboutMany):
     """Exact inference for any grammar.
 
     Example:
@@ -62,6 +65,11 @@ class GeneralParser:
     def chart(self, sentence: Sentence) -> GeneralChart:
         """Everything about one sentence; see `Parser.chart`."""
         return GeneralChart(self, weights_of(sentence, len(self.grammar.terminals), self.grammar.name))
+
+    def nearest(self, sentence: Sentence) -> Nearest | None:
+        """The sentence of the language that differs from a string in the fewest tokens; `None` if none is as long."""
+        weights = weights_of(sentence, len(self.grammar.terminals), self.grammar.name)
+        return nearest_in_general(self.steps, weights > 0, self.grammar.root)
 
     def read(self, weights: NDArray[np.float64]) -> _Table:
         """Inside values and predictions, from left to right until a token is impossible."""

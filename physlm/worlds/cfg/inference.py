@@ -15,7 +15,6 @@ Shapes: N tokens, T terminals, S_l symbols of level l.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ from physlm.worlds.cfg.derivation import Derivation
 from physlm.worlds.cfg.grammar import Grammar
 from physlm.worlds.cfg.nearest import Nearest, nearest_sentence
 from physlm.worlds.cfg.prefix import Prefix
+from physlm.worlds.cfg.questions import QuestionsAboutMany
 from physlm.worlds.cfg.tables import Sentence, Tables, weights_of
 from physlm.worlds.cfg.traceback import best_derivation
 
@@ -42,7 +42,7 @@ class Parse(NamedTuple):
     log2_probability: float
 
 
-class Parser:
+class Parser(QuestionsAboutMany):
     """Exact inference for one layered grammar.
 
     Example:
@@ -82,27 +82,6 @@ class Parser:
     def prefix(self) -> Prefix:
         """The empty prefix, to be continued token by token."""
         return Prefix(self.grammar, self.automaton)
-
-    def accepts(self, sentences: Iterable[Sentence]) -> NDArray[np.bool_]:
-        """Whether each is a sentence of the language."""
-        return np.array([self.chart(sentence).is_sentence for sentence in sentences], dtype=np.bool_)
-
-    def errors(self, sentences: Iterable[Sentence]) -> NDArray[np.int64]:
-        """`Chart.error` of each, -1 for sentences of the language."""
-        found = (self.chart(sentence).error for sentence in sentences)
-        return np.array([-1 if error is None else error for error in found], dtype=np.int64)
-
-    def derivations(self, sentences: Iterable[Sentence]) -> list[int]:
-        """Number of derivations of each, exactly."""
-        return [self.chart(sentence).derivations for sentence in sentences]
-
-    def log2_probabilities(self, sentences: Iterable[Sentence]) -> NDArray[np.float64]:
-        """Probability of each, in bits; -inf for strings outside the language."""
-        return np.array([self.chart(sentence).log2_probability for sentence in sentences], dtype=np.float64)
-
-    def next_tokens(self, sentences: Iterable[Sentence]) -> list[NDArray[np.float64]]:
-        """`Chart.next_token` of each."""
-        return [self.chart(sentence).next_token for sentence in sentences]
 
 
 class Chart:

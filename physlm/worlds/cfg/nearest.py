@@ -22,7 +22,7 @@ from physlm.worlds.cfg.layers import Layers
 if TYPE_CHECKING:
     from physlm.worlds.cfg.kernels import Automaton
 
-_NEVER = np.int32(2**29)  # two of them can still be added
+NEVER = np.int32(2**29)  # two of them can still be added
 
 
 class Nearest(NamedTuple):
@@ -48,7 +48,7 @@ def nearest_sentence(layers: Layers, automaton: Automaton, allowed: NDArray[np.b
         return None
     tables = _Distances(layers, automaton, allowed)
     distance = tables.get(automaton.root, 0, length)
-    if distance >= _NEVER:
+    if distance >= NEVER:
         return None
     tokens, waiting = [], [(automaton.root, 0, length)]
     while waiting:  # depth first, from the right
@@ -92,7 +92,7 @@ class _Distances:
         """Fewest changes that make a span one of a state."""
         if self.shortest[state] <= end - start <= self.longest[state]:
             return int(self._tables[state][start, end - start - self.shortest[state]])
-        return int(_NEVER)
+        return int(NEVER)
 
     def split(self, state: int, start: int, end: int) -> tuple[int, int, int]:
         """Source, child and start of the child in the best way to make a span."""
@@ -109,7 +109,7 @@ class _Distances:
 
     def _fill(self, state: int, starts: int) -> NDArray[np.int32]:
         shortest, longest = self.shortest[state], self.longest[state]
-        table = np.full((starts, max(longest - shortest + 1, 0)), _NEVER)
+        table = np.full((starts, max(longest - shortest + 1, 0)), NEVER)
         if not table.size:
             return table
         for source, child in self._steps_to[state]:
@@ -126,4 +126,4 @@ class _Distances:
                 cells = table[:rows, first : first + columns]
                 np.minimum(cells, added, out=cells)
         # A span must not reach beyond the last token; sums of two impossible values are impossible.
-        return np.minimum(table, _NEVER)
+        return np.minimum(table, NEVER)

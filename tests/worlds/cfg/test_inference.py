@@ -248,6 +248,7 @@ def test_bad_input_is_refused(sentence, message):
         Parser(which).nearest,
         Parser(which).prefix().extend,
         GeneralParser(which).chart,
+        GeneralParser(which).nearest,
     ):
         with pytest.raises(ValueError, match=message):
             parse(sentence)

@@ -225,6 +225,7 @@ def test_the_nearest_sentence_is_nearest():
     for number in range(200):
         case, generator = random_grammar(number)
         parser, alphabet = Parser(case.grammar), case.grammar.terminals
+        general = GeneralParser(case.grammar)
         length = len(next(iter(case.language))) + int(generator.integers(0, 2))
         string = tuple(alphabet[i] for i in generator.integers(len(alphabet), size=length))
         distances = [
@@ -233,9 +234,12 @@ def test_the_nearest_sentence_is_nearest():
             if len(sentence) == length
         ]
         nearest = parser.nearest(case.encode(string))
-        assert (nearest is None) == (not distances)
+        as_any = general.nearest(case.encode(string))
+        assert (nearest is None) == (not distances) == (as_any is None)
         if nearest is not None:
             found += 1
+            assert as_any.distance == min(distances) == (as_any.tokens != case.encode(string)).sum()
+            assert case.grammar.decode(as_any.tokens) in case.language
             assert nearest.distance == min(distances) == (nearest.tokens != case.encode(string)).sum()
             assert case.grammar.decode(nearest.tokens) in case.language
     assert found > 100

@@ -144,6 +144,47 @@ def test_random_recursive_grammars_agree_with_enumeration():
     assert strings > 2000
 
 
+def test_the_nearest_sentence_is_nearest_in_recursive_grammars():
+    found = 0
+    for number in range(60):
+        which = random_recursive_grammar(number)
+        language, _ = derive(which, 5)
+        parser = GeneralParser(which)
+        generator = KEY.child("nearest", number).generator()
+        for length in range(1, 6):
+            string = generator.integers(1, len(which.terminals) + 1, size=length)
+            distances = [
+                int((which.encode(sentence) != string).sum()) for sentence in language if len(sentence) == length
+            ]
+            nearest = parser.nearest(string)
+            assert (nearest is None) == (not distances)
+            if nearest is not None:
+                found += 1
+                assert nearest.distance == min(distances) == (nearest.tokens != string).sum()
+                assert tuple(which.decode(nearest.tokens)) in language
+    assert found > 150
+
+
+def test_the_nearest_sentence_of_circles_and_brackets():
+    circles = make(("S", "X b", 1.0), ("X", "Y", 0.5), ("X", "a", 0.5), ("Y", "X", 0.4), ("Y", "c", 0.6))
+    nearest = GeneralParser(circles).nearest(circles.encode("bb"))
+    assert (nearest.distance, circles.decode(nearest.tokens)[-1]) == (1, "b")
+    brackets = make(("S", "a S b", 0.4), ("S", "a b", 0.6))
+    assert GeneralParser(brackets).nearest([2] * 20).distance == 10
+    for impossible in ([1, 2, 1], []):
+        assert GeneralParser(brackets).nearest(impossible) is None
+
+
+def test_many_sentences_at_once():
+    which = make(("S", "a S b", 0.4), ("S", "a b", 0.6))
+    parser, sentences = GeneralParser(which), [[1, 2], [1, 1, 2], [1, 1, 2, 2]]
+    assert parser.accepts(sentences).tolist() == [True, False, True]
+    assert parser.errors(sentences).tolist() == [-1, 3, -1]
+    assert parser.derivations(sentences) == [1, 0, 1]
+    np.testing.assert_allclose(2 ** parser.log2_probabilities(sentences), [0.6, 0.0, 0.24])
+    assert [rows.shape for rows in parser.next_tokens(sentences)] == [(3, 3), (4, 3), (5, 3)]
+
+
 def test_prefix_probabilities_are_sums_over_all_longer_sentences():
     which = make(("S", "A S", 0.2), ("S", "A", 0.3), ("S", "b", 0.5), ("A", "a", 0.9), ("A", "a b", 0.1))
     _, chances = derive(which, 14)
