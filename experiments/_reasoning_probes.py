@@ -7,7 +7,8 @@
 - *Question alone* takes the place of the embedding among the controls: as it enters the first block, the state at <end>
   is the same for every question, so that a probe of it says the commonest label. Instead the same probe reads
   questions without the problem.
-- Accuracies are told by label, since some labels are rare: *cells*. The control task has labels of its own.
+- Accuracies are told by label, since some labels are rare: *cells*. For the same reason all labels count alike where
+  probes are fitted, but for the online code, which has to know what is rare. The control task has labels of its own.
 
 Source: Physics of Language Models 2.1, §4.1, App. B and F.2.
 """
@@ -15,6 +16,7 @@ Source: Physics of Language Models 2.1, §4.1, App. B and F.2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,12 +78,13 @@ class VProbes:
         self.types = np.unique(self.questions.names, axis=0, return_inverse=True)[1].ravel()
 
     def _probing(self, model: Transformer, layer: str, inputs: Inputs) -> Probing[Inputs]:
-        return Probing(
-            lambda: EmbeddingProbes(
-                model, rank=self.rank, layer=layer, norm="layer", training=self.training, key=self.key.child("probe")
-            ),
-            inputs,
-        )
+        def make(*, balanced: bool) -> EmbeddingProbes:
+            key = self.key.child("probe")
+            return EmbeddingProbes(
+                model, rank=self.rank, layer=layer, norm="layer", training=self.training, balanced=balanced, key=key
+            )
+
+        return Probing(partial(make, balanced=True), inputs, make_for_code=partial(make, balanced=False))
 
     def read(
         self, model: Transformer, untrained: Transformer, layer: str = FINAL, *, portions: Sequence[float] | None = None

@@ -6,6 +6,7 @@ Source: Physics of Language Models 2.1, sections 4 and 5.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -105,13 +106,25 @@ class Study:
             BEYOND: exam(self.world, config.beyond, config.asked),
             REASK: exam(self.world, most, config.asked, reask=True),
         }
-        self.long = _written(model, exam(self.world, config.beyond, config.solved))
-        self.reasked = _written(model, exam(self.world, most, config.solved, reask=True))
-        self.accuracy = {
-            "familiar": float(solve(model, familiar_exam(self.world, practice.problems)).correct.mean()),
-            HARDEST: float(solve(model, self.exams[HARDEST]).correct.mean()),
-            BEYOND: self.long.correct,
-            REASK: self.reasked.correct,
+        self.practice, self.model = practice, model
+
+    @cached_property
+    def long(self) -> Written:
+        """Problems of more operations."""
+        return _written(self.model, exam(self.world, self.config.beyond, self.config.solved))
+
+    @cached_property
+    def reasked(self) -> Written:
+        """Problems of the most operations, with another question."""
+        most = self.practice.world.max_operations
+        return _written(self.model, exam(self.world, most, self.config.solved, reask=True))
+
+    def accuracy(self) -> dict[str, float]:
+        """Share of the problems that the model solves in every step, as in training and those asked about."""
+        familiar = familiar_exam(self.world, self.practice.problems)
+        return {
+            "familiar": float(solve(self.model, familiar).correct.mean()),
+            HARDEST: float(solve(self.model, self.exams[HARDEST]).correct.mean()),
         }
 
     def _ask(self, asked: Exam, task: Task, group: str, *words: str | int) -> Asked:

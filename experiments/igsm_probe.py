@@ -151,7 +151,7 @@ def run(preset: ReasoningProbePreset, condition: Condition, seed: int, workspace
     metrics: dict[str, Any] = {
         "parameters": parameter_count(model.config),
         "curve": trained.curve,
-        "accuracy": study.accuracy,
+        "accuracy": study.accuracy(),
     }
     if condition.options["asked"] == USE:
         workspace.progress(0.5, "changing states")

@@ -68,7 +68,8 @@ def description_lengths(
     ends = ends[ends < len(rows)]
     if not len(ends):
         raise ValueError(f"entities must be so many that a portion leaves some, got {len(names)} and {tuple(portions)}")
-    whole = probing.make()
+    make = probing.make_for_code or probing.make
+    whole = make()
     bits: dict[str, NDArray[np.float64] | float] = {
         name: _asked(tasks[name], order[: ends[0]]) * float(np.log2(len(classes[name]))) for name in tasks
     }
@@ -80,7 +81,7 @@ def description_lengths(
         cost: Mapping[str, NDArray[np.float64]] = {}
         if fitted:
             subset = {name: tasks[name] for name in fitted}
-            probes = probing.make().fit(
+            probes = make().fit(
                 probing.inputs.subset(known),
                 labels_at(subset, known),
                 classes={name: classes[name] for name in fitted},

@@ -71,6 +71,8 @@ class EmbeddingProbes(Probes[Inputs]):
         layer: the state that is read, `[B, T, W]`.
         norm: "batch" and "layer" have a trained scale and shift.
         alpha: factor on the update, > 0.
+        balanced: in the loss, all classes count alike, which rare ones need to be learnt in few steps. Probabilities
+            are then those of a world in which they are equally frequent.
         key: governs the update at first, the order of documents, and dropout.
     """
 
@@ -83,12 +85,14 @@ class EmbeddingProbes(Probes[Inputs]):
         layer: str = "final",
         norm: Norm = "layer",
         alpha: float = 4.0,
+        balanced: bool = False,
         key: Key,
     ) -> None:
         if rank < 0:
             raise ValueError(f"rank must be ≥ 0, got {rank}")
         Capture([layer]).check(model.config)
         self.model, self.rank, self.layer, self.norm, self.alpha, self.key = model, rank, layer, norm, alpha, key
+        self.balanced = balanced
         self.training = ProbeTraining(batch_size=50, learning_rate=1e-3) if training is None else training
         self.layers_ = (layer,)
 
@@ -132,7 +136,8 @@ class EmbeddingProbes(Probes[Inputs]):
                 yield reader.logits(batch), torch.from_numpy(codes[batch.rows, None]).to(device)
 
         reader.train(True)
-        fit_heads(trained, batches(), Tasks({"": codes}, {"": np.arange(classes)}), training.recipe())
+        tasks = Tasks({"": codes}, {"": np.arange(classes)}, balanced=self.balanced)
+        fit_heads(trained, batches(), tasks, training.recipe())
         reader.train(False)
         return reader
 

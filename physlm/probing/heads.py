@@ -92,12 +92,15 @@ class Tasks:
     Args:
         labels: by task.
         classes: of tasks that have others than occur in `labels`, each sorted.
+        balanced: in the loss, all classes of a task count alike, however often they are the label.
 
     Raises:
         ValueError: no task, labels that are not whole numbers `[N]`, or a task that is never asked.
     """
 
-    def __init__(self, labels: Labels, classes: Mapping[str, IntArray] | None = None) -> None:
+    def __init__(
+        self, labels: Labels, classes: Mapping[str, IntArray] | None = None, *, balanced: bool = False
+    ) -> None:
         if not labels:
             raise ValueError("labels must have at least 1 task, got none")
         shapes = {name: np.shape(values) for name, values in labels.items()}
@@ -125,6 +128,20 @@ class Tasks:
             for size, first, count in zip(*np.unique(sizes, return_index=True, return_counts=True), strict=True)
         ]
 
+        self._class_weights = self._balancing(labels) if balanced else None
+
+    def _balancing(self, labels: Labels) -> Float[Tensor, "T K"]:
+        """What every place counts by task and class: 1 on average, and classes that are never the label nothing."""
+        codes = self.encode(labels)
+        weights = torch.zeros(len(self.names), max(map(len, self.classes.values())))
+        for task, column in enumerate(codes.T):
+            times = np.bincount(column[column >= 0], minlength=weights.shape[1])
+            occurs = times > 0
+            weights[task, torch.from_numpy(occurs)] = torch.from_numpy(
+                times.sum() / (occurs.sum() * times[occurs])
+            ).float()
+        return weights
+
     def encode(self, labels: Labels) -> NDArray[np.int64]:
         """Numbers of the classes, `[N, T]` in the order of `names`; `IGNORE` stays, and others are `UNSEEN`."""
         columns: list[NDArray[np.int64]] = []
@@ -141,6 +158,9 @@ class Tasks:
         """Cross-entropy in nats, a mean over the places where a task is asked, summed over layers and tasks."""
         asked = codes >= 0
         weight = asked / asked.sum(dim=0).clamp(min=1)
+        if self._class_weights is not None:
+            of_class = self._class_weights.to(codes.device).expand(len(codes), -1, -1)
+            weight = weight * of_class.gather(-1, codes.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         total = logits.new_zeros(())
         start = 0
         for tasks, size in self._blocks:

@@ -170,7 +170,9 @@ class Probing(Generic[R]):
     Attributes:
         make: an unfitted probe, the same at every call.
         inputs: N places.
+        make_for_code: the same for an online code, if another: one whose probabilities are those of its labels.
     """
 
     make: Callable[[], Probes[R]]
     inputs: R
+    make_for_code: Callable[[], Probes[R]] | None = None

@@ -256,3 +256,18 @@ def test_controls_may_be_probes_of_their_own():
     )["x"]
     assert not result.missing
     np.testing.assert_array_equal(result.controls["untrained model"], result.correct)
+
+
+def test_the_online_code_may_have_a_probe_of_its_own():
+    states, labels = States.of(generator(2).normal(size=(80, 3))), {"x": np.arange(80) % 2}
+
+    def make(steps):
+        return lambda: LinearProbes(ProbeTraining(steps=steps), key=KEY)
+
+    def bits(*made):
+        probing = Probing(make(made[0]), states, *(make(steps) for steps in made[1:]))
+        result = evaluate(probing, labels, entities=np.arange(80), portions=(0.5,), key=KEY)["x"]
+        return result.description.online.tolist()
+
+    assert bits(5, 300) == bits(300)
+    assert bits(5, 300) != bits(5)

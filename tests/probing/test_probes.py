@@ -125,6 +125,21 @@ def test_loss_is_that_of_each_task_alone():
     assert tasks.outputs == 3 + 2 + 3 + 2
 
 
+def test_classes_may_count_alike():
+    labels = {"a": np.array([0, 0, 0, 1, IGNORE, 1]), "b": np.array([2, 1, 1, 1, 0, IGNORE])}
+    tasks = Tasks(labels, {"a": np.array([0, 1, 7]), "b": np.arange(3)}, balanced=True)
+    codes = torch.from_numpy(tasks.encode(labels))
+    logits = torch.randn(2, 6, tasks.outputs, generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros(())
+    weights = {"a": [5 / 6, 5 / 4, 0.0], "b": [5 / 3, 5 / 9, 5 / 3]}
+    for number, name in enumerate(tasks.names):
+        for layer in logits:
+            own, weight = layer[:, tasks.columns[name]], torch.tensor(weights[name])
+            losses = F.cross_entropy(own, codes[:, number], weight, ignore_index=IGNORE, reduction="none")
+            expected = expected + losses.sum() / 5
+    torch.testing.assert_close(tasks.loss(logits, codes), expected)
+
+
 def test_labels_that_were_never_seen_are_never_right():
     states, labels = planted(300)
     probes = LinearProbes(SHORT, key=KEY).fit(states, {"x": labels})

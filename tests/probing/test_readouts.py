@@ -65,6 +65,19 @@ def test_embedding_probes_depend_on_their_key_alone(norm):
     assert model.training
 
 
+def test_rare_labels_are_learnt_where_classes_count_alike():
+    model, inputs = Transformer(CONFIG, seed=0), Inputs.last(texts(400))
+    labels = {"rare": (inputs.tokens == 7).astype(np.int64)}
+    training = ProbeTraining(steps=40, batch_size=32, learning_rate=0.005)
+    recalled = []
+    for balanced in (False, True):
+        probes = EmbeddingProbes(model, rank=0, training=training, balanced=balanced, key=KEY).fit(inputs, labels)
+        found = probes.predict(inputs)["rare"][0]
+        recalled.append(found[labels["rare"] == 1].mean())
+    assert recalled[0] < 0.1
+    assert recalled[1] > 0.9
+
+
 def test_embedding_probes_check_their_settings():
     model = Transformer(CONFIG, seed=0)
     with pytest.raises(ValueError, match="rank must be ≥ 0, got -1"):
