@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import random
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -117,9 +116,10 @@ def race(contenders: Mapping[str, Callable[[], object]], repetitions: int) -> Ra
     cpu: dict[str, list[float]] = {name: [] for name in contenders}
     for run in contenders.values():
         run()
+    in_order = list(contenders.items())
     for turn in range(repetitions):
-        # In another order each time: a contender may find the memory of the process as the one before has left it.
-        for name, run in random.Random(turn).sample(list(contenders.items()), len(contenders)):
+        # Back and forth: a contender may find the memory of the process as the one before has left it.
+        for name, run in in_order if turn % 2 == 0 else in_order[::-1]:
             wall_start, cpu_start = time.perf_counter(), time.process_time()
             run()
             cpu[name].append(time.process_time() - cpu_start)

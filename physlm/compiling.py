@@ -21,7 +21,7 @@ def compiled(function: Callable[_Arguments, _Returned]) -> Callable[_Arguments, 
 
 
 def compiled_for_vectors(function: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Returned]:
-    """As `compiled`, but divisions by zero give infinity: a test for it would keep a loop from being vectorised."""
+    """As `compiled`, but divisions by zero give infinity or NaN: a test for them keeps loops from being vectorised."""
     return _compiled(function, "numpy")
 
 

@@ -18,7 +18,9 @@ from physlm.compiling import compiled_for_vectors
 _LINEAR = np.float32(2 * math.sqrt(2 / math.pi))
 _CUBIC = np.float32(0.044715)
 _ONE = np.float32(1)
-_HALF = np.float32(0.5)
+_HALF, _ZERO = np.float32(0.5), np.float32(0)
+_FLAT = np.float32(16)
+"""From here on, GELU is zero or its input to the last bit, and so that nothing overflows no more is looked at."""
 _LOG2_E = np.float32(math.log2(math.e))
 _LARGEST = np.float32(126)
 _BIAS, _MANTISSA = np.int32(127), np.int32(23)
@@ -38,7 +40,7 @@ _C6, _C5, _C4, _C3, _C2, _C1, _C0 = _exp2_coefficients()
 
 @compiled_for_vectors
 def _exp(value: np.float32) -> np.float32:
-    """`e^value` up to the last bits; without a branch, where it over- or underflows it is 2^±126."""
+    """`e^value` with a relative error of about |value| · 2⁻²⁴; where it over- or underflows it is 2^±126."""
     exponent = min(max(value * _LOG2_E, -_LARGEST), _LARGEST)
     whole = np.float32(math.floor(exponent + _HALF))
     part = exponent - whole
@@ -48,11 +50,13 @@ def _exp(value: np.float32) -> np.float32:
 
 @compiled_for_vectors
 def _gelu_and_slope(value: np.float32) -> tuple[np.float32, np.float32]:
-    square = value * value
-    share = _ONE / (_ONE + _exp(-_LINEAR * value * (_ONE + _CUBIC * square)))
+    # Written so that what is not a number stays so, without a branch.
+    near = -_FLAT if value < -_FLAT else (_FLAT if value > _FLAT else value)
+    square = near * near
+    share = _ONE / (_ONE + _exp(-_LINEAR * near * (_ONE + _CUBIC * square)))
+    share = _ZERO if value < -_FLAT else share
     inner_slope = _LINEAR * (_ONE + np.float32(3) * _CUBIC * square)
-    outcome = value * share
-    return outcome, share + outcome * (_ONE - share) * inner_slope
+    return value * share, share + near * share * (_ONE - share) * inner_slope
 
 
 @compiled_for_vectors

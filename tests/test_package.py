@@ -17,19 +17,22 @@ PACKAGE = ROOT / "physlm"
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(PACKAGE)], "physlm."))
 HEAVY = ("torch", "numpy", "scipy", "transformers", "faker", "matplotlib", "tokenizers")
 
+LEARNING = (
+    "physlm.data",
+    "physlm.worlds",
+    "physlm.models",
+    "physlm.training",
+    "physlm.evaluation",
+    "physlm.probing",
+    "physlm.lab",
+)
+
 # Importers and what they must not import: arrows point one way.
 FORBIDDEN = {
     "physlm.randomness": ("physlm",),
     "physlm.compiling": ("physlm",),
-    "physlm.short_convolution": (
-        "physlm.data",
-        "physlm.worlds",
-        "physlm.models",
-        "physlm.training",
-        "physlm.evaluation",
-        "physlm.probing",
-        "physlm.lab",
-    ),
+    "physlm.short_convolution": LEARNING,
+    "physlm.tanh_gelu": LEARNING,
     "physlm.data": (
         "physlm.worlds",
         "physlm.models",

@@ -83,7 +83,7 @@ def make_plan(
     if development:
         folder = report_folder = folder / "development"
     elif used != tuple(experiment.seeds[scale]):
-        report_folder = folder / _folder_of(used)
+        report_folder = folder / folder_of(used)
     return Plan(
         experiment=experiment,
         scale=scale,
@@ -99,11 +99,11 @@ def make_plan(
     )
 
 
-def _folder_of(seeds: tuple[int, ...]) -> str:
+def folder_of(seeds: tuple[int, ...]) -> str:
     """A folder's name for seeds, short for a long row of neighbours.
 
     Example:
-        >>> _folder_of((7, 9)), _folder_of((201, 202, 203))
+        >>> folder_of((7, 9)), folder_of((201, 202, 203))
         ('seeds-7-9', 'seeds-201-to-203')
     """
     if len(seeds) > 2 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):

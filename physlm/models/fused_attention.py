@@ -130,7 +130,7 @@ class _Attention(torch.autograd.Function):
             # Only the products are rounded to what they are made in; softmax works in float32 inside.
             scores = torch.bmm(scaled[:, start:end], _for_product(keys[:, :seen]).mT)
             if score is not None:
-                scores = scores.float()
+                scores = at_least_float32(scores)
                 scores.unflatten(0, (batch, heads)).add_(score[..., start:end, :seen])
             if causal:
                 scores[:, :, start:].masked_fill_(future[: end - start, : end - start], -math.inf)
@@ -158,7 +158,10 @@ class _Attention(torch.autograd.Function):
         batch, heads, length, _ = gradient.shape
         gradient = gradient.flatten(0, 1).to(scaled.dtype)
         of_queries, of_keys, of_values = torch.empty_like(scaled), torch.zeros_like(keys), torch.zeros_like(values)
-        of_score = torch.zeros(ctx.score_shape, device=scaled.device) if ctx.needs_input_grad[3] else None
+        precision = torch.promote_types(scaled.dtype, torch.float32)
+        of_score = None
+        if ctx.needs_input_grad[3]:
+            of_score = torch.zeros(ctx.score_shape, dtype=precision, device=scaled.device)
         blocks = _blocks(length, keys.shape[1], ctx.causal)
         for (start, end, seen), pattern in zip(blocks, kept, strict=True):
             part = _for_product(gradient[:, start:end])

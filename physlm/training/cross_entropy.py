@@ -74,8 +74,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = linear(part, matrix) if matrix.ndim == 2 else part @ matrix.mT
             probabilities = F.softmax(logits, dim=-1, dtype=torch.float32)
             # The largest probability never underflows, which that of the target may.
-            normalizer = logits.amax(-1, keepdim=True).float() - probabilities.amax(-1, keepdim=True).log_()
-            loss += (normalizer - logits.gather(-1, target)).masked_fill_(~counts, 0.0).sum((-2, -1))
+            below_largest = logits.amax(-1, keepdim=True).float() - logits.gather(-1, target).float()
+            nats = below_largest - probabilities.amax(-1, keepdim=True).log_()
+            loss += nats.masked_fill_(~counts, 0.0).sum((-2, -1))
             if not (wants_hidden or wants_weight):
                 continue
             probabilities.scatter_add_(-1, target, probabilities.new_full((), -1.0).expand(target.shape))

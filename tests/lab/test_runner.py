@@ -14,7 +14,7 @@ from rich.console import Console
 from toy_experiment import EXPERIMENT, Preset
 
 from physlm.lab import Condition, Experiment, Workspace, run_experiment, runner, workspace
-from physlm.lab.plan import make_plan, make_requests
+from physlm.lab.plan import folder_of, make_plan, make_requests
 from physlm.lab.provenance import NUMERICS_REVISION, commit
 from physlm.lab.storage import FORMAT_VERSION, run_path
 
@@ -345,3 +345,17 @@ def test_bad_experiments(changes, message):
 def test_condition_names_are_file_names():
     with pytest.raises(ValueError, match="names a file"):
         Condition("../escape me")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "name"),
+    [
+        ((7,), "seeds-7"),
+        ((7, 9), "seeds-7-9"),
+        ((7, 8), "seeds-7-8"),
+        ((201, 202, 203), "seeds-201-to-203"),
+        ((203, 202, 201), "seeds-203-202-201"),
+    ],
+)
+def test_reports_of_other_seeds_have_folders_of_their_own(seeds, name):
+    assert folder_of(seeds) == name

@@ -1,5 +1,8 @@
 """GELU computed with its slope, beside PyTorch's in double precision."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,7 +33,11 @@ def test_outputs_and_slopes_are_those_of_gelu(dtype, tolerance):
 def test_every_bfloat16_is_rounded_to_one_next_to_it_at_most():
     """Of all 65,536; infinities and what is not a number apart."""
     inputs = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
-    inputs = inputs[inputs.isfinite() & (inputs.abs() < 1e4)]
+    far = inputs[inputs.isfinite() & (inputs.abs() >= 1e4)]
+    outputs, slopes = gelu_and_slope(far)
+    assert outputs.equal(far.clamp_min(0))
+    assert slopes.equal((far > 0).bfloat16())
+    inputs = inputs[inputs.abs() < 1e4]
     for computed, right in zip(gelu_and_slope(inputs), exact(inputs), strict=True):
         spacing = torch.exp2(right.abs().clamp_min(2**-20).frexp()[1] - 8.0)
         assert ((computed.double() - right).abs() <= spacing + 3e-6).all()
@@ -42,6 +49,7 @@ def test_what_is_not_a_number_stays_so(dtype):
     inputs = torch.full((8,), float("nan"), dtype=dtype)
     assert all(part.isnan().all() for part in gelu_and_slope(inputs))
     assert gelu_and_slope(torch.full((8,), float("inf"), dtype=dtype))[0].isinf().all()
+    assert gelu_and_slope(torch.full((8,), float("-inf"), dtype=dtype))[0].isnan().all(), "as in PyTorch"
 
 
 @pytest.mark.parametrize("shape", [(FEWEST_INPUTS,), (16, 8, 64)])
@@ -76,3 +84,24 @@ def test_it_is_pytorch_where_the_loop_does_not_pay(monkeypatch):
     torch.testing.assert_close(
         per_sample(rows), torch.ops.aten.gelu_backward(torch.ones_like(rows), rows, approximate="tanh")
     )
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match=r"inputs must be float32 or bfloat16, got torch\.float64"):
+        gelu_and_slope(SAMPLES.double())
+
+
+COMPILED = """
+import torch
+from physlm.models.activations import ACTIVATIONS, FEWEST_INPUTS
+
+torch.set_num_threads(1)
+inputs = torch.randn(2 * FEWEST_INPUTS, requires_grad=True)
+compiled = torch.compile(ACTIVATIONS["gelu"], backend="eager", fullgraph=True)
+torch.testing.assert_close(compiled(inputs), torch.nn.functional.gelu(inputs, approximate="tanh"))
+"""
+
+
+def test_compilers_see_one_graph():
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

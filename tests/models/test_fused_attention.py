@@ -92,10 +92,16 @@ def test_more_keys_than_queries():
     torch.testing.assert_close(ours, theirs)
 
 
-def test_bfloat16_is_close():
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("with_score", [False, True])
+@pytest.mark.parametrize("block", [8, 64])
+def test_bfloat16_is_close(monkeypatch, causal, with_score, block):
+    monkeypatch.setattr(module, "MIN_KEYS_ROUNDED", 0)
+    monkeypatch.setattr(module, "BLOCK", block)
     parts = inputs(40)
-    exact = fused_attention(*parts, None, causal=True, scale=0.5)
-    rounded = fused_attention(*(part.bfloat16() for part in parts), None, causal=True, scale=0.5)
+    score = torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(1)) if with_score else None
+    exact = fused_attention(*parts, score, causal=causal, scale=0.5)
+    rounded = fused_attention(*(part.bfloat16() for part in parts), score, causal=causal, scale=0.5)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.03)
     for got, expected in zip(
@@ -104,6 +110,24 @@ def test_bfloat16_is_close():
         strict=True,
     ):
         assert (got - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("with_score", [False, True])
+def test_double_precision_is_kept(monkeypatch, with_score):
+    monkeypatch.setattr(module, "MIN_KEYS", 0)
+    monkeypatch.setattr(module, "MIN_WIDTH", 0)
+    parts = [part.detach().double().requires_grad_() for part in inputs(8)]
+    score = torch.randn(3, 8, 8, dtype=torch.double, requires_grad=True) if with_score else None
+    ours = fused_attention(*parts, score, causal=False, scale=0.5)
+    theirs = F.scaled_dot_product_attention(*parts, attn_mask=score, scale=0.5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    wanted = parts if score is None else [*parts, score]
+    for got, expected in zip(
+        torch.autograd.grad(ours.square().sum(), wanted),
+        torch.autograd.grad(theirs.square().sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_what_would_keep_too_much_is_left_to_pytorch(monkeypatch):

@@ -66,6 +66,18 @@ def test_improbable_targets_have_a_finite_loss():
     assert torch.autograd.grad(loss, hidden)[0].item() == pytest.approx(2.0)
 
 
+def test_large_logits_lose_no_digits():
+    hidden = torch.tensor([[1e4, 1.0]])
+    weight = torch.tensor([[1.0, 0.0], [1.0, 4.0], [1.0, -3.0]])
+    for target in range(3):
+        targets = torch.tensor([target])
+        loss = linear_cross_entropy(hidden, weight, targets, 1.0)
+        expected = F.cross_entropy((hidden @ weight.T).double(), targets)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-7)
+    doubled = linear_cross_entropy(hidden.double() + 0.1, weight.double(), torch.tensor([1]), 1.0)
+    assert doubled >= 0
+
+
 def test_autocast_rounds_products_only():
     hidden, weight, targets = case()
     with torch.autocast("cpu", torch.bfloat16):

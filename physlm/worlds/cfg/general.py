@@ -26,12 +26,12 @@ from physlm.worlds.cfg.derivation import Tree
 from physlm.worlds.cfg.grammar import Grammar
 from physlm.worlds.cfg.nearest import Nearest
 from physlm.worlds.cfg.nearest_general import nearest_in_general
-from physlm.worlds.cfg.questions import QuestionsAboutMany
+from physlm.worlds.cfg.questions import BatchInference
 from physlm.worlds.cfg.steps import Steps
 from physlm.worlds.cfg.tables import Sentence, weights_of
 
 
-class GeneralParser(QuestionsAboutMany):
+class GeneralParser(BatchInference[int | float]):
     """Exact inference for any grammar.
 
     Example:
@@ -124,7 +124,7 @@ class _Table:
 
 
 class GeneralChart:
-    """What a grammar says about one sentence; the same questions as `Chart` answers. Made by `GeneralParser.chart`.
+    """What `Chart` says about one sentence but for ancestors, boundaries and closings. Made by `GeneralParser.chart`.
 
     Attributes:
         parser: whose grammar it is.

@@ -27,7 +27,7 @@ from physlm.worlds.cfg.derivation import Derivation
 from physlm.worlds.cfg.grammar import Grammar
 from physlm.worlds.cfg.nearest import Nearest, nearest_sentence
 from physlm.worlds.cfg.prefix import Prefix
-from physlm.worlds.cfg.questions import QuestionsAboutMany
+from physlm.worlds.cfg.questions import BatchInference
 from physlm.worlds.cfg.tables import Sentence, Tables, weights_of
 from physlm.worlds.cfg.traceback import best_derivation
 
@@ -42,7 +42,7 @@ class Parse(NamedTuple):
     log2_probability: float
 
 
-class Parser(QuestionsAboutMany):
+class Parser(BatchInference[int]):
     """Exact inference for one layered grammar.
 
     Example:

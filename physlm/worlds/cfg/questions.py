@@ -1,18 +1,21 @@
-"""What every parser answers about many sentences: one question about each."""
+"""What `Parser` and `GeneralParser` answer about many sentences: one question about each."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from physlm.worlds.cfg.tables import Sentence
 
+Count = TypeVar("Count", bound=float)
+"""Of derivations: infinite in some grammars, whole in layered ones."""
 
-class QuestionsAboutMany(ABC):
+
+class BatchInference(ABC, Generic[Count]):
     """The questions that take many sentences."""
 
     @abstractmethod
@@ -28,8 +31,8 @@ class QuestionsAboutMany(ABC):
         found = (self.chart(sentence).error for sentence in sentences)
         return np.array([-1 if error is None else error for error in found], dtype=np.int64)
 
-    def derivations(self, sentences: Iterable[Sentence]) -> list[Any]:
-        """Number of derivations of each, exactly; infinite if rules with one child can go round in circles."""
+    def derivations(self, sentences: Iterable[Sentence]) -> list[Count]:
+        """`derivations` of each chart."""
         return [self.chart(sentence).derivations for sentence in sentences]
 
     def log2_probabilities(self, sentences: Iterable[Sentence]) -> NDArray[np.float64]:
