@@ -28,6 +28,7 @@ from typing import Any
 
 import experiments
 from physlm.lab import Experiment
+from physlm.lab.plan import folder_of
 from physlm.lab.tables import IN_WORDS, claim_order, verdict_rows
 
 ROOT = Path(__file__).parent.parent
@@ -62,9 +63,18 @@ def claims_of(experiment: Experiment[Any]) -> list[str]:
 
 
 def recorded(name: str) -> dict[str, Any] | None:
-    """The verdicts of the committed seeds at `cpu` scale."""
-    path = RESULTS / name / "cpu" / "verdict.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """The verdicts of the committed seeds at `cpu` scale, or of the decisive ones of a claim that has such."""
+    folder = RESULTS / name / "cpu"
+    if not (folder / "verdict.json").exists():
+        return None
+    record = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    decisive = all_experiments()[name][0].decisive_seeds
+    for place, claim in enumerate(record["claims"]):
+        further = folder / folder_of(tuple(decisive.get(claim["id"], ()))) / "verdict.json"
+        if claim["id"] in decisive and further.exists():
+            found = json.loads(further.read_text(encoding="utf-8"))["claims"]
+            record["claims"][place] = next(one for one in found if one["id"] == claim["id"])
+    return record
 
 
 def records_of(names: Iterable[str]) -> dict[str, dict[str, Any]]:

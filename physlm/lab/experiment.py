@@ -65,6 +65,8 @@ class Experiment(Generic[Preset]):
             nothing else. The metric "parameters", if there, is reported as the model's size.
         claims: the claims asserted at a scale.
         seeds: the committed seeds by scale.
+        decisive_seeds: further seeds at the default scale by claim, where the committed ones left it undecided; fresh,
+            and their number fixed beforehand by the spread of what was seen. They have a record of their own.
         data_fingerprint: a short hash of the data that (preset, seed) produces.
         core: ids of the claims computed when none are chosen; empty means all.
         plots: draws from the results into a folder and returns the files.
@@ -88,6 +90,7 @@ class Experiment(Generic[Preset]):
     plots: Callable[[Results, Path], Sequence[Path]] | None = None
     estimate: Callable[[Preset], str] | None = None
     development_seeds: AbstractSet[int] = frozenset()
+    decisive_seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
     threads_per_run: int = 1
     jobs: Mapping[Scale, int] = field(default_factory=dict)
 
@@ -104,6 +107,10 @@ class Experiment(Generic[Preset]):
                 raise ValueError(f"{self.name}: the scale {scale!r} has no seeds")
             if used := sorted(set(self.seeds[scale]) & set(self.development_seeds)):
                 raise ValueError(f"{self.name}: committed seeds {used} of {scale!r} are development seeds")
+        known = {*self.development_seeds, *(seed for seeds in self.seeds.values() for seed in seeds)}
+        for claim, seeds in self.decisive_seeds.items():
+            if used := sorted(set(seeds) & known):
+                raise ValueError(f"{self.name}: decisive seeds {used} of {claim} are not fresh")
         if "<" in getattr(self.run, "__qualname__", "<"):
             raise ValueError(f"{self.name}: run must be a top-level function, as other processes import it")
         if self.threads_per_run < 1:

@@ -42,9 +42,11 @@ def verdict_rows(records: Mapping[str, Mapping[str, Any]], *, summary: bool = Fa
     """
     yield "| claim | statement | verdict | measured |"
     yield "| --- | --- | --- | --- |"
-    claims = [claim for record in records.values() for claim in record["claims"]]
-    for claim in sorted(claims, key=lambda claim: claim_order(claim["id"])):
+    claims = [(claim, record["seeds"]) for record in records.values() for claim in record["claims"]]
+    for claim, seeds in sorted(claims, key=lambda row: claim_order(row[0]["id"])):
         verdict = IN_WORDS[claim["verdict"]] if summary else claim["verdict"]
+        if claim["seeds"] != seeds:
+            verdict = f"{verdict} ({len(claim['seeds'])} seeds)"
         yield f"| {claim['id']} | {claim['statement']} | {verdict} | {_measured(claim, summary=summary)} |"
     notes: dict[str, list[str]] = {}
     for name, record in records.items():

@@ -35,6 +35,7 @@ def record(tables, **changes):
         {
             "id": f"TOY-{number}",
             "statement": "S.",
+            "seeds": [7, 8],
             "verdict": verdict,
             "reason": reason,
             "parts": [{**part, "verdict": verdict}],
@@ -52,7 +53,7 @@ def record(tables, **changes):
     ]
     path = tables.RESULTS / "toy" / "cpu" / "verdict.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"claims": claims, "numerics": NUMERICS_REVISION, **changes}))
+    path.write_text(json.dumps({"claims": claims, "seeds": [7, 8], "numerics": NUMERICS_REVISION, **changes}))
 
 
 def test_every_claim_is_told_whatever_its_verdict(tables):
@@ -64,6 +65,28 @@ def test_every_claim_is_told_whatever_its_verdict(tables):
     assert all("**50.0** [40.0, 60.0] (claimed ≥ 30.0 points)" in row for row in rows)
     assert "refuted" in tables.table("toy")
     assert "weights" not in tables.table("summary")
+
+
+def test_a_claim_with_decisive_seeds_is_told_by_these(tables, monkeypatch):
+    record(tables)
+    seeds = (11, 12, 13)
+    decided = dataclasses.replace(EXPERIMENT, decisive_seeds={"TOY-2": seeds})
+    monkeypatch.setattr(tables, "all_experiments", lambda: {"toy": (decided, "Do ladders help?")})
+    before = tables.table("toy")
+    assert "seeds)" not in before
+    path = tables.RESULTS / "toy" / "cpu" / "seeds-11-to-13" / "verdict.json"
+    path.parent.mkdir()
+    first = json.loads((path.parents[1] / "verdict.json").read_text())
+    claim = first["claims"][1] | {"verdict": "supported", "reason": "", "seeds": list(seeds)}
+    path.write_text(json.dumps({**first, "claims": [first["claims"][0], claim], "seeds": list(seeds)}))
+    changed = [row for row in tables.table("toy").splitlines() if row not in before.splitlines()]
+    assert len(changed) == 1
+    assert changed[0].startswith("| TOY-2 | S. | supported (3 seeds) |")
+
+
+def test_decisive_seeds_are_fresh():
+    with pytest.raises(ValueError, match=r"decisive seeds .* of TOY-2 are not fresh"):
+        dataclasses.replace(EXPERIMENT, decisive_seeds={"TOY-2": EXPERIMENT.seeds[EXPERIMENT.default_scale]})
 
 
 def test_a_record_can_be_shown_by_its_path(tables):
