@@ -1,4 +1,4 @@
-"""Check on a GPU what the tests check on a CPU: every encoding and block, training in every way, resume, generation.
+"""Check on a GPU what the tests check on a CPU: models, training, generation, probes, inference on a grammar.
 
     python scripts/check_gpu.py > results/gpu-check.json
 
@@ -25,10 +25,14 @@ from physlm import (
     BiographyConfig,
     BiographyWorld,
     Canon,
+    CFGConfig,
+    CFGWorld,
+    DenseParser,
     Execution,
     Experts,
     Key,
     PackedStream,
+    Parser,
     Recipe,
     Source,
     Transformer,
@@ -39,6 +43,11 @@ from physlm import (
     train_stacked,
 )
 from physlm.models.positions import position_from_dict, position_names
+from physlm.probing.embedding_update import EmbeddingProbes
+from physlm.probing.heads import ProbeTraining
+from physlm.probing.inputs import Inputs
+from physlm.probing.states import read_states
+from physlm.worlds.cfg.named import grammar
 
 DISTURBANCE = 0.2
 """Standard deviation of what is added to every weight; a query then sees a few tokens, most of the time one."""
@@ -48,6 +57,9 @@ MIN_WINDOWS = 0.75
 """Share of the windows that agree if there are experts: a token that two of them want almost equally may go to either,
 and what follows in its window then changes."""
 LOSS_TOLERANCE = 1e-3
+PROBE_TOLERANCE = 2e-2
+"""Of a probability, after some steps of fitting."""
+INFERENCE_TOLERANCE = 1e-9
 PARTS: dict[str, dict[str, Any]] = {
     "Llama with Canon": {
         "norm": "rms",
@@ -81,6 +93,7 @@ class Setup:
     layers: int = 4
     steps: int = 60
     questions: int = 300
+    sentences: int = 64
 
     @cached_property
     def world(self) -> BiographyWorld:
@@ -115,6 +128,8 @@ def main() -> int:
     checks["stacked training"] = stacked(setup)
     checks["answers"] = same_answers(setup, model)
     checks["resume"] = resume(setup)
+    checks["hidden states and probes"] = same_probes(setup, model)
+    checks["inference on a grammar"] = same_inference(setup)
     passed = all(check["passed"] for check in checks.values())
     report = {
         "passed": passed,
@@ -215,6 +230,50 @@ def resume(setup: Setup) -> dict[str, object]:
         train(second, setup.stream(), recipe, folder=Path(folder))
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     return {"passed": all(torch.equal(a, b) for a, b in pairs)}
+
+
+def same_probes(setup: Setup, model: Transformer) -> dict[str, object]:
+    """States of all layers are those of the CPU, and probes that are fitted on either say the same."""
+    samples = setup.world.render("biographies", np.arange(setup.people))
+    places = Inputs.where(samples, samples.marks["value_position"] == 0).moved(-1)
+    labels = {"attribute": samples.marks["attribute"][places.places + 1]}
+    here = copy.deepcopy(model).cpu()
+    there, cpu = read_states(model, places), read_states(here, places)
+    states, expected = there[:], cpu[:]
+    difference = float((np.abs(states - expected).max((0, 2)) / np.abs(expected).max((0, 2))).max())
+    training = ProbeTraining(steps=20, batch_size=8)
+    told = [
+        EmbeddingProbes(one, rank=2, training=training, balanced=True, key=Key.of("gpu", 3))
+        .fit(places, labels)
+        .predict_proba(places)["attribute"]
+        for one in (model, here)
+    ]
+    apart = float(np.abs(told[0] - told[1]).max())
+    return {
+        "passed": difference < LOGIT_TOLERANCE and apart < PROBE_TOLERANCE,
+        "largest_difference_of_states": difference,
+        "largest_difference_of_probabilities": apart,
+        "places": len(places),
+    }
+
+
+def same_inference(setup: Setup) -> dict[str, object]:
+    """Counts are equal, and next-token distributions close to those of the other program."""
+    world = CFGWorld(CFGConfig(seed=1, grammar=grammar("cfg3f")))
+    sentences = [world["test", index].tokens[1:] for index in range(setup.sentences)]
+    there, parser = DenseParser(world.grammar, setup.device), Parser(world.grammar)
+    started = time.perf_counter()
+    found = there.next_tokens(sentences).cpu().numpy()
+    seconds = time.perf_counter() - started
+    expected = parser.next_tokens(sentences)
+    difference = max(float(np.abs(rows[: len(own)] - own).max()) for rows, own in zip(found, expected, strict=True))
+    counts = parser.derivations(sentences)
+    is_equal = min(counts) > 0 and there.derivations(sentences) == counts
+    return {
+        "passed": is_equal and difference < INFERENCE_TOLERANCE,
+        "largest_difference": difference,
+        "milliseconds_a_sentence": 1000 * seconds / len(sentences),
+    }
 
 
 if __name__ == "__main__":

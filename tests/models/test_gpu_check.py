@@ -27,7 +27,15 @@ def script():
 @pytest.fixture(scope="module")
 def setup(script):
     return script.Setup(
-        device=torch.device("cpu"), people=20, context=64, rows=2, width=64, layers=2, steps=6, questions=20
+        device=torch.device("cpu"),
+        people=20,
+        context=64,
+        rows=2,
+        width=64,
+        layers=2,
+        steps=6,
+        questions=20,
+        sentences=2,
     )
 
 
@@ -102,6 +110,17 @@ def test_all_else_runs(script, setup):
         assert script.same_losses(setup, execution)["passed"]
     for check in (script.stacked(setup), script.same_answers(setup, model), script.resume(setup)):
         assert check["passed"]
+
+
+def test_probes_and_inference_are_compared(script, setup, monkeypatch):
+    found = script.same_probes(setup, setup.model())
+    assert found["passed"]
+    assert found["places"] > setup.people
+    found = script.same_inference(setup)
+    assert found["passed"]
+    assert 0 < found["largest_difference"] < 1e-9
+    monkeypatch.setattr(script.DenseParser, "derivations", lambda _, sentences: [0] * len(sentences))
+    assert not script.same_inference(setup)["passed"]
 
 
 def test_without_a_gpu_it_says_so(script, capsys, monkeypatch):
